@@ -1,0 +1,88 @@
+"""Who may ask, and for which tenant.
+
+Without keys the server is for its own machine only: a request that came through a
+proxy, or that names another host (as a page in a browser could make it do), is
+refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from api.problems import MEDIA_TYPE, body_of
+from api.problems import ProblemError
+from ledger.settings import TENANT, Settings
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def header(scope_headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str | None:
+    """A request header, None where it is absent."""
+    for key, value in scope_headers:
+        if key == name:
+            return value.decode("latin-1")
+    return None
+
+
+def tenant_of(scope_headers: Iterable[tuple[bytes, bytes]], settings: Settings) -> str:
+    """The tenant that a request names, else the default one. Raises `ProblemError` 400."""
+    name = header(scope_headers, b"x-tenant-id")
+    if name is None:
+        return settings.default_tenant
+    if not TENANT.fullmatch(name):
+        raise ProblemError(
+            400,
+            "X-Tenant-ID should be 1 to 64 letters, digits, dots, dashes or underscores, "
+            f"starting with a letter or digit; it is {name[:80]!r}.",
+        )
+    return name
+
+
+def host_name(host: str) -> str:
+    """`[::1]:8000` -> `::1`, `localhost:8000` -> `localhost`."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0].lower()
+
+
+def loopback_only(app: ASGIApp) -> ASGIApp:
+    """Middleware: refuses whatever did not come from this machine itself."""
+
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = scope["headers"]
+            detail = None
+            if header(headers, b"x-forwarded-for") is not None:
+                detail = "The request came through a proxy, and AUTH=off serves on loopback only."
+            host = host_name(header(headers, b"host") or "localhost")
+            if host not in LOOPBACK:
+                detail = (
+                    f"The request names the host {host[:80]!r}, and AUTH=off serves on loopback "
+                    "only: use localhost."
+                )
+            if detail is not None:
+                await send_problem(send, ProblemError(403, detail))
+                return
+        await app(scope, receive, send)
+
+    return guarded
+
+
+async def send_problem(
+    send: Send, problem: ProblemError, headers: Iterable[tuple[bytes, bytes]] = ()
+) -> None:
+    """Answers a problem from plain ASGI."""
+    body = body_of(problem.status, problem.detail)
+    await send({
+        "type": "http.response.start",
+        "status": problem.status,
+        "headers": [
+            (b"content-type", MEDIA_TYPE.encode()),
+            (b"content-length", str(len(body)).encode()),
+            *((k.lower().encode(), v.encode()) for k, v in problem.headers.items()),
+            *headers,
+        ],
+    })
+    await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -1,0 +1,82 @@
+"""Errors as RFC 9457 `application/problem+json`: status, title, detail."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+import structlog
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+
+from ledger.errors import DatabaseAwayError
+
+log = structlog.get_logger()
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = "2"
+
+
+class ProblemError(Exception):
+    """An error with its HTTP status. The detail names the thing, the value, the way out."""
+
+    def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = headers or {}
+
+
+def away() -> ProblemError:
+    """The database is away: nothing was done, or the same key will tell."""
+    return ProblemError(
+        503,
+        "The ledger cannot reach its database: send the same request again.",
+        {"Retry-After": RETRY_AFTER_SECONDS},
+    )
+
+
+def body_of(status: int, detail: str) -> bytes:
+    """The problem document."""
+    return msgspec.json.encode(
+        {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    )
+
+
+def respond(problem: ProblemError) -> Response[bytes]:
+    """A problem as a response."""
+    return Response(
+        body_of(problem.status, problem.detail),
+        status_code=problem.status,
+        headers=problem.headers,
+        media_type=MEDIA_TYPE,
+    )
+
+
+def _from_problem(_: Request[Any, Any, Any], error: ProblemError) -> Response[bytes]:
+    return respond(error)
+
+
+def _from_http(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    headers = dict(error.headers or {})
+    return respond(ProblemError(error.status_code, error.detail or "", headers))
+
+
+def _from_away(_: Request[Any, Any, Any], error: DatabaseAwayError) -> Response[bytes]:
+    log.warning("database away", reason=str(error))
+    return respond(away())
+
+
+def _from_anything(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    log.error("a request failed", exc_info=error)
+    return respond(ProblemError(500, "The server failed on this request; its log says why."))
+
+
+HANDLERS: dict[Any, Any] = {
+    ProblemError: _from_problem,
+    HTTPException: _from_http,
+    DatabaseAwayError: _from_away,
+    Exception: _from_anything,
+}
+"""What Litestar is to do with each kind of error."""

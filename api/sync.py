@@ -1,0 +1,177 @@
+"""`POST /v1/sync/{plural}`: records in, one durable answer out.
+
+Written against ASGI itself: this is the one endpoint whose speed matters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import uuid
+from hashlib import sha256
+
+import msgspec
+from litestar import asgi
+from litestar.types import Receive, Scope, Send
+
+from api.guards import header, send_problem, tenant_of
+from api.metrics import RESULTS
+from api.problems import RETRY_AFTER_SECONDS, ProblemError, away
+from api.service import Service
+from ledger.errors import (
+    DatabaseAwayError,
+    KeyConflictError,
+    KeyInFlightError,
+    QueueFullError,
+    TooLargeError,
+    UnreadableBodyError,
+)
+from ledger.lane import Answer, Delivery
+from ledger.seal import Origin
+from ledger.zoho.entities import Entity
+from ledger.zoho.payloads import read_payload
+from ledger.zoho.records import Record
+
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_BREATH = 250  # records read before other requests get a turn
+
+
+def sync_handler(service: Service, entity: Entity) -> object:
+    """The route of one entity."""
+    path = f"/v1/sync/{entity.plural}"
+
+    @asgi(path, name=f"sync_{entity.plural}", copy_scope=False)
+    async def sync(scope: Scope, receive: Receive, send: Send) -> None:
+        delivery_id = uuid.uuid4().hex
+        try:
+            answer = await _sync(service, entity, scope, receive, delivery_id)
+        except ProblemError as problem:
+            await send_problem(send, problem, [(b"x-delivery-id", delivery_id.encode())])
+            return
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(answer.body)).encode()),
+            (b"x-delivery-id", answer.delivery_id.encode()),
+        ]
+        if answer.replayed:
+            headers.append((b"idempotency-replayed", b"true"))
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": answer.body, "more_body": False})
+
+    return sync
+
+
+async def _sync(
+    service: Service, entity: Entity, scope: Scope, receive: Receive, delivery_id: str
+) -> Answer:
+    if scope["method"] != "POST":  # type: ignore[typeddict-item]
+        raise ProblemError(405, "Records are sent with POST.", {"Allow": "POST"})
+    headers = scope["headers"]
+    tenant_id = tenant_of(headers, service.settings)
+    given_key = _given_key(header(headers, b"x-idempotency-key"))
+    body = await _body(scope, receive, service.settings.max_body_bytes)
+    query = scope["query_string"]  # type: ignore[typeddict-item]
+    body_hash = sha256(len(query).to_bytes(4, "big") + query + body).digest()
+    key = given_key or f"body-{body_hash.hex()}"
+    records = await _records(service, entity, tenant_id, headers, body, query)
+    if not records:
+        answer = {"status": "success", "idempotency_key": key, "results": []}
+        return Answer(msgspec.json.encode(answer), delivery_id)
+    delivery = Delivery(
+        endpoint=entity.plural,
+        key=key,
+        derived=given_key is None,
+        body_hash=body_hash,
+        origin=Origin(tenant_id, "sync", delivery_id),
+        records=records,
+    )
+    try:
+        answered = await service.lanes.lane(tenant_id).submit(delivery)
+    except KeyConflictError:
+        raise ProblemError(
+            422, "X-Idempotency-Key was used before for another body: use a new key."
+        ) from None
+    except KeyInFlightError:
+        raise ProblemError(
+            409, "The first request with this idempotency key has no answer yet: try again later."
+        ) from None
+    except QueueFullError:
+        raise ProblemError(
+            503,
+            f"The queue of tenant {tenant_id} is full: send the same request again.",
+            {"Retry-After": RETRY_AFTER_SECONDS},
+        ) from None
+    except DatabaseAwayError:
+        raise away() from None
+    RESULTS.labels(entity.name, "replayed" if answered.replayed else "recorded").inc(len(records))
+    return answered
+
+
+async def _records(  # noqa: PLR0913
+    service: Service,
+    entity: Entity,
+    tenant_id: str,
+    headers: list[tuple[bytes, bytes]],
+    body: bytes,
+    query: bytes,
+) -> list[Record]:
+    try:
+        payload = read_payload(
+            body,
+            header(headers, b"content-type") or "",
+            query,
+            max_records=service.settings.max_records,
+        )
+    except UnreadableBodyError as error:
+        raise ProblemError(400, _sentence(str(error))) from None
+    except TooLargeError as error:
+        raise ProblemError(413, _sentence(str(error))) from None
+    reader = service.reader(tenant_id)
+    records = []
+    for index, raw in enumerate(payload.records):
+        if index % _BREATH == _BREATH - 1:
+            await asyncio.sleep(0)
+        records.append(
+            reader.read(entity.name, raw, deletion=payload.deletion, suspect=payload.suspect)
+        )
+    return records
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _given_key(key: str | None) -> str | None:
+    if key is not None and not _KEY.fullmatch(key):
+        raise ProblemError(
+            400, "X-Idempotency-Key should be 1 to 255 visible ASCII characters without blanks."
+        )
+    return key
+
+
+async def _body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    problem = ProblemError(
+        413, f"The body is larger than {limit} bytes (MAX_BODY_BYTES): send it in parts."
+    )
+    length = header(scope["headers"], b"content-length")
+    if length is not None and length.isdigit() and int(length) > limit:
+        raise problem
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ProblemError(400, "The client went away before its body had come.")
+    if not message.get("more_body"):
+        body: bytes = message.get("body", b"")
+        if len(body) > limit:
+            raise problem
+        return body
+    chunks = [message.get("body", b"")]
+    size = len(chunks[0])
+    while message.get("more_body"):
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ProblemError(400, "The client went away before its body had come.")
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        if size > limit:
+            raise problem
+    return b"".join(chunks)

@@ -1,0 +1,181 @@
+"""Connections to PostgreSQL: pool, tenant transactions, errors told apart.
+
+Every setting is local to a transaction, so a pooler in transaction mode may stand
+between. Instants travel as integers (microseconds since 1970 UTC).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeAlias
+
+import asyncpg
+import structlog
+
+from ledger.errors import DatabaseAwayError
+from ledger.settings import TENANT
+
+Connection: TypeAlias = "asyncpg.Connection | asyncpg.pool.PoolConnectionProxy"
+
+log = structlog.get_logger()
+
+CONNECT_SECONDS = 1.5
+"""How long to wait for a connection: a caller must hear of trouble within two seconds."""
+COMMAND_SECONDS = 60.0
+
+_PG_EPOCH = 946_684_800_000_000  # 2000-01-01T00:00:00Z, PostgreSQL's zero
+
+_AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.QueryCanceledError,
+)
+
+
+class ConnectionSettings:
+    """How to reach a server: a URL, and what overrides it."""
+
+    def __init__(self, dsn: str, *, pooled: bool = False, **overrides: Any) -> None:
+        self.dsn = dsn
+        self.pooled = pooled
+        self.overrides = overrides
+
+    def with_login(self, user: str, password: str) -> ConnectionSettings:
+        """The same database under another login."""
+        login = {"user": user, "password": password}
+        return ConnectionSettings(self.dsn, pooled=self.pooled, **(self.overrides | login))
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments for `asyncpg.connect`."""
+        arguments: dict[str, Any] = {
+            "dsn": self.dsn,
+            "timeout": CONNECT_SECONDS,
+            "command_timeout": COMMAND_SECONDS,
+            **self.overrides,
+        }
+        if self.pooled:
+            arguments["statement_cache_size"] = 0
+        return arguments
+
+
+async def prepare(connection: Connection) -> None:
+    """Makes instants integers on this connection."""
+    await connection.set_type_codec(
+        "timestamptz",
+        schema="pg_catalog",
+        format="tuple",
+        encoder=lambda instant: (instant - _PG_EPOCH,),
+        decoder=lambda value: value[0] + _PG_EPOCH,
+    )
+
+
+async def connect(settings: ConnectionSettings) -> asyncpg.Connection:
+    """One connection outside the pool. Raises `DatabaseAwayError`."""
+    with telling_apart():
+        connection = await asyncpg.connect(**settings.arguments())
+        await prepare(connection)
+        return connection
+
+
+@contextmanager
+def telling_apart() -> Iterator[None]:
+    """Turns every error that means "not reachable now" into `DatabaseAwayError`."""
+    try:
+        yield
+    except _AWAY as error:
+        raise DatabaseAwayError(f"{type(error).__name__}: {error}") from error
+
+
+async def _reset(connection: Connection) -> None:
+    # Nothing outlives a transaction here, so there is nothing to reset but a
+    # transaction that was left open (asyncpg's own reset costs a round trip).
+    if connection.is_in_transaction():
+        await connection.execute("rollback")
+
+
+class Database:
+    """The application's pool."""
+
+    def __init__(
+        self,
+        settings: ConnectionSettings,
+        *,
+        size: int = 8,
+        on_failure: Callable[[], None] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._size = size
+        self._pool: asyncpg.Pool | None = None
+        self._on_failure = on_failure
+        self._repairing: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Connects. Raises `DatabaseAwayError`."""
+        with telling_apart():
+            self._pool = await asyncpg.create_pool(
+                **self._settings.arguments(),
+                min_size=1,
+                max_size=self._size,
+                init=prepare,
+                reset=_reset,
+            )
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        if self._pool is not None:
+            await self._pool.close()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection of the pool. Raises `DatabaseAwayError`."""
+        if self._pool is None:
+            raise DatabaseAwayError("the pool is not open")
+        try:
+            with telling_apart():
+                async with self._pool.acquire(timeout=CONNECT_SECONDS) as connection:
+                    yield connection
+        except DatabaseAwayError:
+            self._repair()
+            raise
+
+    @asynccontextmanager
+    async def transaction(self, tenant_id: str) -> AsyncIterator[Connection]:
+        """A transaction that sees and writes one tenant's rows only.
+
+        Raises `DatabaseAwayError`; then the outcome of a write is not known.
+        """
+        async with self.connection() as connection:
+            await connection.execute(begin(tenant_id))
+            try:
+                yield connection
+            except BaseException:
+                if not connection.is_closed():
+                    await connection.execute("rollback")
+                raise
+            await connection.execute("commit")
+
+    def _repair(self) -> None:
+        if self._on_failure is None or (self._repairing and not self._repairing.done()):
+            return
+        self._repairing = asyncio.ensure_future(asyncio.to_thread(self._on_failure))
+        self._repairing.add_done_callback(_report)
+
+
+def begin(tenant_id: str) -> str:
+    """Opens a transaction and names its tenant in one round trip."""
+    if not TENANT.fullmatch(tenant_id):
+        raise ValueError(tenant_id)
+    return f"begin; select set_config('ledger.tenant', '{tenant_id}', true)"
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        log.warning("database repair failed", reason=str(error))

@@ -1,0 +1,68 @@
+"""What a fact is: the envelope in clear, and the payloads that events carry.
+
+An event is written once and never changes, so neither does the meaning of a field
+here. A payload type that must change gets `class_version` + 1 and an
+`upcast_vN_vM` static method (see `ledger/codec.py`).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+
+DELETION = 1
+"""Flag: the record says that it is gone."""
+NOT_APPROVED = 2
+"""Flag: a draft, or waiting for approval in Zoho."""
+UNUSABLE = 4
+"""Flag: without a usable id (or no object at all); the record is quarantined."""
+
+SOURCES = ("sync", "webhook", "notification", "pull", "reconcile", "moodle", "cli")
+
+
+class Event(msgspec.Struct):
+    """One row of `ledger.events`: the envelope in clear and the payload's bytes.
+
+    Instants are microseconds since 1970 UTC. `refs` is JSON text: canonical lookup
+    field -> id, null where it came empty, no entry where it did not come.
+    `problems` is JSON text: pairs of field and problem, values masked.
+    `payload` is sealed where `key_id` is set. `chain` is sha256(previous || digest).
+    The order of the fields is the order in which they are digested.
+    """
+
+    tenant_id: str
+    position: int
+    stream: str
+    version: int
+    topic: str
+    entity: str | None
+    zoho_id: str | None
+    source: str
+    delivery_id: str | None
+    recorded_at: int
+    effective_at: int | None
+    refs: str | None
+    flags: int
+    problems: str | None
+    key_id: bytes | None
+    content_mac: bytes | None
+    payload: bytes
+    chain: bytes = b""
+
+
+class RecordReceived(msgspec.Struct):
+    """A record came from Zoho.
+
+    `record`: the record as received, redacted, lookups reduced to their ids.
+    `values`: the canonical values that the fold reads, text or null; a field that
+    did not come has no entry. `provisional`: those that count only while the state
+    has no value of its own. `mapping`: version of the rules that made `values`.
+    """
+
+    class_version: ClassVar[int] = 1
+
+    record: msgspec.Raw
+    values: dict[str, str | None]
+    provisional: tuple[str, ...] = ()
+    mapping: int = 1

@@ -1,0 +1,233 @@
+"""From settings to a ledger that can be used: database, schema, roles, master key."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Callable
+
+import asyncpg
+import msgspec
+
+from ledger import embedded, migrate
+from ledger.database import ConnectionSettings, Database, connect
+from ledger.errors import ConfigurationError, DatabaseAwayError
+from ledger.settings import Settings, decode_master_key
+from ledger.store import create_tenant
+from ledger.vault import MasterKey
+
+APP_ROLE = "sync_ledger_app"
+
+
+class Installation(msgspec.Struct):
+    """A ledger that is ready: migrated, its master key proved."""
+
+    settings: Settings
+    master_key: MasterKey
+    application: ConnectionSettings
+    embedded: embedded.Embedded | None = None
+
+    def database(self, *, size: int = 8) -> Database:
+        """A pool under the application's role; not yet open."""
+        repair = self.embedded.ensure if self.embedded else None
+        return Database(self.application, size=size, on_failure=repair)
+
+    def close(self) -> None:
+        """Gives the embedded PostgreSQL up."""
+        if self.embedded:
+            self.embedded.stop_using()
+
+
+async def open_installation(
+    settings: Settings, tell: Callable[[str], None] = lambda _: None
+) -> Installation:
+    """Starts what is needed, migrates, checks the master key, makes the default tenant.
+
+    `tell` gets one line for whatever an administrator should know.
+    Raises `ConfigurationError` and `DatabaseAwayError`.
+    """
+    server: embedded.Embedded | None = None
+    if settings.database_url is None:
+        if settings.migrate_database_url is not None:
+            raise ConfigurationError("MIGRATE_DATABASE_URL is set but DATABASE_URL is not")
+        server = embedded.Embedded(settings.home)
+        server.start(tell)
+        admin = ConnectionSettings(server.dsn(), password=server.password())
+        await _create_database(server)
+    else:
+        url = settings.migrate_database_url or settings.database_url
+        admin = ConnectionSettings(url.reveal())
+    try:
+        return await _open(settings, admin, server, tell)
+    except BaseException:
+        if server:
+            server.stop_using()
+        raise
+
+
+async def _create_database(server: embedded.Embedded) -> None:
+    settings = ConnectionSettings(server.dsn("postgres"), password=server.password())
+    connection = await connect(settings)
+    try:
+        name = embedded.DATABASE
+        if not await connection.fetchval("select 1 from pg_database where datname = $1", name):
+            await connection.execute(f"create database {name}")
+    except (asyncpg.DuplicateDatabaseError, asyncpg.UniqueViolationError):
+        pass  # another server was faster
+    finally:
+        await connection.close()
+
+
+async def _open(
+    settings: Settings,
+    admin: ConnectionSettings,
+    server: embedded.Embedded | None,
+    tell: Callable[[str], None],
+) -> Installation:
+    try:
+        connection = await connect(admin)
+    except (asyncpg.PostgresError, DatabaseAwayError) as error:
+        name = "MIGRATE_DATABASE_URL" if settings.migrate_database_url else "DATABASE_URL"
+        raise ConfigurationError(f"{name}: no connection: {error}") from None
+    try:
+        major = connection.get_server_version().major
+        if major < embedded.OLDEST_MAJOR:
+            raise ConfigurationError(f"DATABASE_URL: PostgreSQL {major} is too old: use 15 or newer")
+        empty = await _is_empty(connection)
+        master_key = _master_key(settings, empty=empty, tell=tell)
+        await _require_key(connection, master_key)
+        application = await _prepare_schema(connection, settings, admin, master_key, tell)
+    finally:
+        await connection.close()
+    own = await connect(application)
+    try:
+        async with own.transaction():
+            await create_tenant(own, settings.default_tenant, master_key)
+        await _require_key(own, master_key)
+    finally:
+        await own.close()
+    return Installation(settings, master_key, application, server)
+
+
+async def _prepare_schema(
+    connection: asyncpg.Connection,
+    settings: Settings,
+    admin: ConnectionSettings,
+    master_key: MasterKey,
+    tell: Callable[[str], None],
+) -> ConnectionSettings:
+    """Migrates, and finds the login with the least power that can do the work."""
+    me = await connection.fetchrow(
+        "select rolname as name, rolsuper or rolcreaterole as creates_roles,"
+        " rolsuper or rolbypassrls as unbound,"
+        " rolsuper or has_database_privilege(current_database(), 'create') as migrates"
+        " from pg_roles where rolname = current_user"
+    )
+    if me is None or not me["migrates"]:
+        if lacking := await migrate.missing(connection):
+            raise ConfigurationError(
+                f"MIGRATE_DATABASE_URL: the schema lacks {lacking[0]} and this login may not "
+                "create it: set the owner's login"
+            )
+        return _application_settings(settings)
+    if settings.database_url and settings.migrate_database_url:
+        application = _application_settings(settings)
+        role = await _login_of(application)
+        if role is not None:
+            await migrate.migrate(connection, role)
+            return application
+        tell(f"DATABASE_URL is a login with power over the ledger: using the role {APP_ROLE}")
+    if not me["creates_roles"]:
+        await migrate.migrate(connection, me["name"])
+        tell(
+            f"DATABASE_URL is the owner of the tables and may not create the role {APP_ROLE}: "
+            "nothing keeps this login itself from changing events; give it a login that owns nothing"
+        )
+        return admin
+    password = master_key.password(APP_ROLE)
+    await _make_role(connection, password)
+    await migrate.migrate(connection, APP_ROLE)
+    application = admin.with_login(APP_ROLE, password)
+    application.pooled = settings.pooled
+    try:
+        await (await connect(application)).close()
+    except (asyncpg.PostgresError, DatabaseAwayError):
+        tell(
+            f"the server does not let the role {APP_ROLE} log in: working as {me['name']}, "
+            "whom row-level security may not bind; set DATABASE_URL to a login that owns nothing"
+        )
+        return ConnectionSettings(admin.dsn, pooled=settings.pooled, **admin.overrides)
+    return application
+
+
+def _application_settings(settings: Settings) -> ConnectionSettings:
+    assert settings.database_url is not None  # noqa: S101  (only called where it is set)
+    return ConnectionSettings(settings.database_url.reveal(), pooled=settings.pooled)
+
+
+async def _login_of(application: ConnectionSettings) -> str | None:
+    """The application's role, or None where it has more power than it may have."""
+    try:
+        connection = await connect(application)
+    except (asyncpg.PostgresError, DatabaseAwayError) as error:
+        raise ConfigurationError(f"DATABASE_URL: no connection: {error}") from None
+    try:
+        row = await connection.fetchrow(
+            "select rolname, rolsuper or rolbypassrls or exists (select from pg_namespace n"
+            " where n.nspname = 'ledger' and n.nspowner = r.oid) as powerful"
+            " from pg_roles r where rolname = current_user"
+        )
+        return None if row is None or row["powerful"] else str(row["rolname"])
+    finally:
+        await connection.close()
+
+
+async def _make_role(connection: asyncpg.Connection, password: str) -> None:
+    verb = "alter"
+    if not await connection.fetchval("select 1 from pg_roles where rolname = $1", APP_ROLE):
+        verb = "create"
+    try:
+        await connection.execute(
+            f"{verb} role {APP_ROLE} login nosuperuser nobypassrls nocreaterole nocreatedb "
+            f"password '{password}'"
+        )
+    except (asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError, asyncpg.InternalServerError):
+        pass  # another server is doing the same with the same password
+
+
+async def _is_empty(connection: asyncpg.Connection) -> bool:
+    if not await connection.fetchval("select to_regclass('ledger.tenants')"):
+        return True
+    return not await connection.fetchval("select exists (select from ledger.tenants)")
+
+
+async def _require_key(connection: asyncpg.Connection, master_key: MasterKey) -> None:
+    if await connection.fetchval("select to_regclass('ledger.tenants')"):
+        for row in await connection.fetch("select key_check from ledger.tenants"):
+            master_key.require(row["key_check"])
+
+
+def _master_key(
+    settings: Settings, *, empty: bool, tell: Callable[[str], None]
+) -> MasterKey:
+    if settings.master_key is not None:
+        return MasterKey(decode_master_key(settings.master_key.reveal()))
+    file = settings.home / "master.key"
+    if not file.exists() and not empty:
+        raise ConfigurationError(
+            f"LEDGER_MASTER_KEY is not set and {file} does not exist, but this ledger was made "
+            "with a key: put it back from your backup"
+        )
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        text, made = embedded.generated_secret(
+            file, lambda: base64.b64encode(os.urandom(32)).decode()
+        )
+    except OSError as error:
+        raise ConfigurationError(f"LEDGER_HOME: {file} cannot be used: {error.strerror}") from None
+    if made:
+        tell(f"made the master key {file}: back it up, without it personal data cannot be read")
+    try:
+        return MasterKey(decode_master_key(text))
+    except ValueError:
+        raise ConfigurationError(f"LEDGER_HOME: {file} does not hold 32 bytes in base64") from None

@@ -1,0 +1,584 @@
+"""Lanes: one writer a tenant, group commit, one transaction a flush.
+
+Whatever queued while the last transaction was in flight goes into the next one;
+there is no timer. A flush folds in memory on rows that are cached only while the
+head is where this lane left it, and appends under the head's lock. The append
+compares the head first: where another process moved it, nothing is written, the
+cache is dropped and the flush runs again with the head locked from the start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import asyncpg
+import msgspec
+import structlog
+from cryptography.exceptions import InvalidTag
+
+from ledger import chain, clock
+from ledger.database import Connection, Database, begin
+from ledger.errors import (
+    DatabaseAwayError,
+    KeyConflictError,
+    KeyInFlightError,
+    QueueFullError,
+)
+from ledger.events import Event, RecordReceived
+from ledger.seal import Known, Origin, seal, stream_of
+from ledger.store import KNOWN, OK, Flush, Head, Loaded, Wanted, append, create_tenant, load
+from ledger.vault import MasterKey, SubjectKey
+from ledger.zoho.entities import Entities
+from ledger.zoho.records import Record
+
+log = structlog.get_logger()
+
+FLUSH_RECORDS = 1_000
+FLUSH_BYTES = 8 * 1024 * 1024
+QUEUE_RECORDS = 20_000
+QUEUE_BYTES = 64 * 1024 * 1024
+CACHED_ROWS = 50_000
+CACHED_KEYS = 50_000
+WAIT_SECONDS = 30.0
+"""So long a request waits for its answer, or for the answer of the first one under its key."""
+
+_BREATH = 250  # records folded before other requests get a turn
+_RETRY_WITHIN = 1.0  # seconds: a slower failure is answered, not tried again
+
+_encode = msgspec.json.Encoder().encode
+_decode_records = msgspec.json.Decoder(list[tuple[str, str, int]]).decode
+
+
+class Result(msgspec.Struct):
+    """One record's event position and what the projection made of it (None: it failed)."""
+
+    record: Record
+    position: int
+    outcome: Any
+
+
+class Delivery(msgspec.Struct):
+    """One request's records on their way through a lane.
+
+    `key` is the idempotency key, `derived` where it was made from the body;
+    `remember` is false where no answer is to be kept.
+    """
+
+    endpoint: str
+    key: str
+    derived: bool
+    body_hash: bytes
+    origin: Origin
+    records: list[Record]
+    remember: bool = True
+
+    @property
+    def size(self) -> int:
+        """Bytes of payload."""
+        return sum(len(record.payload) for record in self.records)
+
+
+class Answer(msgspec.Struct):
+    """The body of a 200, and whether it is a stored one."""
+
+    body: bytes
+    delivery_id: str
+    replayed: bool = False
+
+
+class Inline(Protocol):
+    """An inline projection as the lane sees it. The view is its own business."""
+
+    def view(self) -> Any:
+        """An empty view."""
+
+    def wanted(
+        self, view: Any, records: Iterable[Record], others: Iterable[tuple[str, str]]
+    ) -> Wanted:
+        """What applying these records may look at, and the rows of `others`, as far as
+        the view does not hold it yet."""
+
+    def recall(self, view: Any, wanted: Wanted, rows: Mapping[tuple[str, str], Any]) -> bool:
+        """Takes wanted rows from the cache into the view. Whether there were any."""
+
+    def absorb(self, view: Any, loaded: Loaded, wanted: Wanted) -> None:
+        """Takes what was read into the view; what was wanted and not found is absent."""
+
+    def subject(self, view: Any, record: Record) -> str | None:
+        """The person whose key seals this record's payload: an id, `""` where it names
+        nobody, None for records that speak of no person. Raises `LookupError` where
+        that follows from a row that the view does not hold yet."""
+
+    def known(self, view: Any, record: Record) -> Known:
+        """What the state knows of the record's content."""
+
+    def next_version(self, view: Any, record: Record) -> int:
+        """The version of the record's next event."""
+
+    def apply(self, view: Any, event: Event, payload: RecordReceived) -> Any:
+        """Folds an event; the view is untouched where this raises."""
+
+    def fail(self, view: Any, event: Event) -> Any:
+        """The outcome of an event on which `apply` raised."""
+
+    def write(self, view: Any, results: Iterable[tuple[Event, Any]], flush: Flush) -> None:
+        """Adds what the view changed and the outcomes to a flush."""
+
+    def state_version(self, view: Any, name: tuple[str, str]) -> int:
+        """How often the record's state has changed."""
+
+    def rows(self, view: Any) -> dict[tuple[str, str], Any]:
+        """The view's rows, to be cached."""
+
+
+Render = Callable[[Delivery, Sequence[Result]], tuple[bytes, bool]]
+"""The answer's body, and whether it may be remembered."""
+
+
+class _Waiting(msgspec.Struct):
+    delivery: Delivery
+    future: asyncio.Future[Answer]
+    size: int
+
+
+class _Stored(msgspec.Struct):
+    """A remembered answer."""
+
+    derived: bool
+    body_hash: bytes
+    delivery_id: str
+    answer: bytes
+    records: list[tuple[str, str, int]]
+    expires_at: int
+
+
+class Lane:
+    """The only writer of one tenant in this process."""
+
+    def __init__(  # noqa: PLR0913
+        self,
+        tenant_id: str,
+        database: Database,
+        master_key: MasterKey,
+        entities: Entities,
+        inline: Inline,
+        render: Render,
+        *,
+        ttl_seconds: int = 3600,
+    ) -> None:
+        self._tenant = tenant_id
+        self._database = database
+        self._master_key = master_key
+        self._entities = entities
+        self._inline = inline
+        self._render = render
+        self._ttl = ttl_seconds * clock.SECOND
+        self._queue: deque[_Waiting] = deque()
+        self._queued_records = 0
+        self._queued_bytes = 0
+        self._in_flight: list[_Waiting] = []
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._task: asyncio.Task[None] | None = None
+        self._head: Head | None = None
+        self._rows: dict[tuple[str, str], Any] = {}
+        self._keys: dict[str, SubjectKey] = {}
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next request would be refused."""
+        return self._queued_records >= QUEUE_RECORDS or self._queued_bytes >= QUEUE_BYTES
+
+    async def submit(self, delivery: Delivery) -> Answer:
+        """Queues a delivery and waits until it is on disk.
+
+        Raises `QueueFullError` at once, `KeyConflictError` where the key was used for
+        another body, `KeyInFlightError` where the first request under the key is not
+        answered in time, `DatabaseAwayError` where it could not be recorded (or the
+        outcome is not known: the same key tells).
+        """
+        if self._closing or self.is_full:
+            raise QueueFullError(self._tenant)
+        waiting = _Waiting(delivery, asyncio.get_running_loop().create_future(), delivery.size)
+        self._queue.append(waiting)
+        self._queued_records += len(delivery.records)
+        self._queued_bytes += waiting.size
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run(), name=f"lane {self._tenant}")
+        self._wake.set()
+        try:
+            return await asyncio.wait_for(waiting.future, WAIT_SECONDS)
+        except TimeoutError:
+            if self._is_in_flight(waiting):
+                raise KeyInFlightError(delivery.key) from None
+            raise DatabaseAwayError("no answer from the database in time") from None
+
+    def _is_in_flight(self, waiting: _Waiting) -> bool:
+        """Whether another request under the same key came first and is not answered."""
+        place = (waiting.delivery.endpoint, waiting.delivery.key)
+        for other in [*self._in_flight, *self._queue]:
+            if other is waiting:
+                return False
+            if (other.delivery.endpoint, other.delivery.key) == place:
+                return True
+        return False
+
+    async def close(self) -> None:
+        """Refuses new deliveries and finishes those that were accepted."""
+        self._closing = True
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                while not self._queue:
+                    if self._closing:
+                        return
+                    self._wake.clear()
+                    await self._wake.wait()
+                self._in_flight = self._next_batch()
+                await self.flush(self._in_flight)
+                self._in_flight = []
+        finally:
+            for waiting in [*self._in_flight, *self._queue]:
+                _fail(waiting, DatabaseAwayError("the server is stopping"))
+            self._queue.clear()
+            self._in_flight = []
+            self._queued_records = self._queued_bytes = 0
+
+    def _next_batch(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        records = size = 0
+        while self._queue:
+            waiting = self._queue[0]
+            more = len(waiting.delivery.records)
+            if batch and (records + more > FLUSH_RECORDS or size + waiting.size > FLUSH_BYTES):
+                break
+            self._queue.popleft()
+            self._queued_records -= more
+            self._queued_bytes -= waiting.size
+            if waiting.future.done():
+                continue  # its client has gone before anything was recorded
+            batch.append(waiting)
+            records += more
+            size += waiting.size
+        return batch
+
+    async def flush(self, batch: list[_Waiting]) -> None:
+        """Records a batch and answers it. Whatever fails, nothing stays cached that
+        was not committed, and the lane goes on."""
+        started = asyncio.get_running_loop().time()
+        try:
+            try:
+                if not await self._attempt(batch, lock=False):
+                    await self._attempt(batch, lock=True)
+            except DatabaseAwayError:
+                self._drop()
+                if asyncio.get_running_loop().time() - started > _RETRY_WITHIN:
+                    raise
+                # the connection may have broken before or behind the commit: the
+                # remembered answers, read under the lock, tell which
+                await self._attempt(batch, lock=True)
+        except DatabaseAwayError as error:
+            self._drop()
+            for waiting in batch:
+                _fail(waiting, error)
+        except (asyncpg.PostgresError, ValueError, TypeError, InvalidTag) as error:
+            self._drop()
+            if len(batch) == 1:
+                log.exception("a delivery cannot be recorded", tenant=self._tenant)
+                _fail(batch[0], DatabaseAwayError(f"{type(error).__name__}"))
+            else:
+                for waiting in batch:
+                    await self.flush([waiting])
+        except BaseException:
+            self._drop()
+            for waiting in batch:
+                _fail(waiting, DatabaseAwayError("the flush was broken off"))
+            raise
+
+    def _drop(self) -> None:
+        self._head = None
+        self._rows = {}
+        self._keys = {}
+
+    async def _attempt(self, batch: list[_Waiting], *, lock: bool) -> bool:
+        """One try. False where the head had moved or an answer is remembered."""
+        async with self._database.connection() as connection:
+            if not lock:
+                return await self._fold_and_append(connection, batch, lock=False)
+            await connection.execute(begin(self._tenant))
+            try:
+                done = await self._fold_and_append(connection, batch, lock=True)
+            except BaseException:
+                if not connection.is_closed():
+                    await connection.execute("rollback")
+                raise
+            return done
+
+    async def _fold_and_append(
+        self, connection: Connection, batch: list[_Waiting], *, lock: bool
+    ) -> bool:
+        run = _Run(self._inline.view())
+        await self._read(connection, batch, run, lock=lock)
+        assert self._head is not None  # noqa: S101  (every read leaves the head known)
+        before = self._head
+        now = clock.now()
+        ready = await self._fold(batch, run, before, now)
+        after = Head(run.position, run.recorded_at, run.chain, before.generation)
+        answer = OK
+        if run.flush.events:
+            self._inline.write(run.view, run.results, run.flush)
+            run.flush.answers = list(run.answers.values())
+            answer = await append(connection, self._tenant, before, after, now, run.flush)
+        if lock:
+            await connection.execute("commit")
+        if answer != OK:
+            if answer != KNOWN:
+                self._drop()
+            return False
+        self._remember(run, after)
+        for waiting, outcome in ready:
+            if isinstance(outcome, Exception):
+                _fail(waiting, outcome)
+            elif not waiting.future.done():
+                waiting.future.set_result(outcome)
+        return True
+
+    def _remember(self, run: _Run, after: Head) -> None:
+        self._head = after
+        if len(self._rows) > CACHED_ROWS:
+            self._rows = {}
+        if len(self._keys) > CACHED_KEYS:
+            self._keys = {}
+        self._rows.update(self._inline.rows(run.view))
+        self._keys.update(run.keys)
+
+    async def _read(
+        self, connection: Connection, batch: list[_Waiting], run: _Run, *, lock: bool
+    ) -> None:
+        """Fills the run's view with all that the fold may look at."""
+        records = [r for w in batch for r in w.delivery.records if r.zoho_id is not None]
+        first = lock or self._head is None
+        while True:
+            wanted = self._wanted(batch, records, run)
+            if lock and first:
+                wanted.answers = [(w.delivery.endpoint, w.delivery.key) for w in batch]
+            if not wanted and not first:
+                return
+            loaded = await load(connection, self._tenant, wanted, lock=lock and first)
+            if loaded.head is None:
+                await self._create_tenant(connection, lock=lock)
+                continue
+            if self._head != loaded.head:
+                # another process appended (or this is the first look): start over
+                self._drop()
+                self._head = loaded.head
+                run.reset(self._inline.view())
+            first = False
+            self._inline.absorb(run.view, loaded, wanted)
+            run.asked.update(wanted.subjects)
+            for key_id, subject, wrapped in loaded.keys:
+                run.keys[subject] = self._master_key.unwrap(self._tenant, key_id, subject, wrapped)
+            run.knows_answers |= lock
+            for endpoint, key, *rest, left, expires_at, _ in loaded.answers:
+                run.stored[endpoint, key] = _Stored(*rest, _decode_records(left), expires_at)
+
+    def _wanted(self, batch: list[_Waiting], records: list[Record], run: _Run) -> Wanted:
+        others = [(e, i) for stored in run.stored.values() for e, i, _ in stored.records]
+        wanted = self._inline.wanted(run.view, records, others)
+        while self._head and self._inline.recall(run.view, wanted, self._rows):
+            wanted = self._inline.wanted(run.view, records, others)
+        for waiting in batch:
+            for record in waiting.delivery.records:
+                try:
+                    subject = self._subject(run, record)
+                except LookupError:
+                    continue
+                if subject and subject not in self._keys and subject not in run.asked:
+                    run.asked.add(subject)
+                    wanted.subjects.append(subject)
+        return wanted
+
+    async def _create_tenant(self, connection: Connection, *, lock: bool) -> None:
+        if lock:
+            await create_tenant(connection, self._tenant, self._master_key)
+            return
+        async with connection.transaction():
+            await create_tenant(connection, self._tenant, self._master_key)
+
+    def _subject(self, run: _Run, record: Record) -> str | None:
+        if record.zoho_id is not None:
+            subject = self._inline.subject(run.view, record)
+            return None if subject is None else f"person:{subject}" if subject else _quarantine()
+        return _quarantine()
+
+    def _key(self, run: _Run, subject: str | None) -> SubjectKey | None:
+        if subject is None:
+            return None
+        found = run.keys.get(subject) or self._keys.get(subject)
+        if found is None:
+            found, wrapped = self._master_key.create(self._tenant, subject)
+            run.keys[subject] = found
+            run.flush.keys.append((found.key_id, subject, wrapped))
+        return found
+
+    async def _fold(
+        self, batch: list[_Waiting], run: _Run, before: Head, now: int
+    ) -> list[tuple[_Waiting, Answer | Exception]]:
+        run.position, run.chain = before.position, before.chain
+        run.recorded_at = max(before.recorded_at, now - 1)
+        ready: list[tuple[_Waiting, Answer | Exception]] = []
+        for waiting in batch:
+            delivery = waiting.delivery
+            stored = run.stored.get((delivery.endpoint, delivery.key))
+            known = self._replay(delivery, stored, run, now)
+            if known is None:
+                known = await self._process(delivery, run, now)
+            ready.append((waiting, known))
+        return ready
+
+    def _replay(
+        self, delivery: Delivery, stored: _Stored | None, run: _Run, now: int
+    ) -> Answer | Exception | None:
+        """The remembered answer, if it still counts."""
+        if stored is None or stored.expires_at <= now:
+            return None
+        own = stored.delivery_id == delivery.origin.delivery_id
+        if not own and stored.body_hash != delivery.body_hash:
+            return KeyConflictError(delivery.key)
+        if not own and stored.derived and not all(
+            self._inline.state_version(run.view, (entity, zoho_id)) == version
+            for entity, zoho_id, version in stored.records
+        ):
+            return None
+        return Answer(stored.answer, stored.delivery_id, replayed=not own)
+
+    async def _process(self, delivery: Delivery, run: _Run, now: int) -> Answer:
+        results = []
+        for index, record in enumerate(delivery.records):
+            if index % _BREATH == _BREATH - 1:
+                await asyncio.sleep(0)
+            results.append(self._record(delivery, run, record, index))
+        body, may_remember = self._render(delivery, results)
+        if delivery.remember and may_remember and self._ttl:
+            names = {(r.entity, r.zoho_id) for r in delivery.records if r.zoho_id is not None}
+            left = [
+                (entity, zoho_id, self._inline.state_version(run.view, (entity, zoho_id)))
+                for entity, zoho_id in names
+            ]
+            stored = _Stored(
+                delivery.derived,
+                delivery.body_hash,
+                delivery.origin.delivery_id,
+                body,
+                left,
+                now + self._ttl,
+            )
+            place = (delivery.endpoint, delivery.key)
+            run.stored[place] = stored
+            run.answers[place] = (
+                *place,
+                stored.derived,
+                stored.body_hash,
+                stored.delivery_id,
+                stored.answer,
+                _encode(left),
+                stored.expires_at,
+                run.knows_answers,  # then it was read under the lock, and may be replaced
+            )
+        return Answer(body, delivery.origin.delivery_id)
+
+    def _record(self, delivery: Delivery, run: _Run, record: Record, index: int) -> Result:
+        inline = self._inline
+        entity = self._entities[record.entity]
+        key = self._key(run, self._subject(run, record))
+        usable = record.zoho_id is not None
+        run.position += 1
+        run.recorded_at += 1
+        event = seal(
+            record,
+            entity,
+            delivery.origin,
+            key,
+            inline.known(run.view, record) if usable else Known(),
+            stream=stream_of(record, delivery.origin.delivery_id, index),
+            version=inline.next_version(run.view, record) if usable else 1,
+            position=run.position,
+            recorded_at=run.recorded_at,
+        )
+        columns = msgspec.structs.astuple(event)[:-1]
+        run.chain = chain.link(run.chain, columns)
+        run.flush.events.append((*columns[1:], run.chain))
+        try:
+            payload = RecordReceived(_NOTHING, record.values, record.provisional)
+            outcome = inline.apply(run.view, event, payload)
+        except Exception as error:
+            log.exception("a handler failed", tenant=self._tenant, position=run.position)
+            outcome = inline.fail(run.view, event)
+            run.flush.parked.append(("state", event.stream, run.position, type(error).__name__))
+        run.results.append((event, outcome))
+        return Result(record, run.position, outcome)
+
+
+_NOTHING = msgspec.Raw(b"")  # a fold reads values, never the record itself
+
+
+class _Run:
+    """One attempt's working set."""
+
+    def __init__(self, view: Any) -> None:
+        self.position = 0
+        self.recorded_at = 0
+        self.chain = chain.GENESIS
+        self.answers: dict[tuple[str, str], tuple[Any, ...]] = {}
+        self.knows_answers = False
+        self.reset(view)
+
+    def reset(self, view: Any) -> None:
+        self.view = view
+        self.keys: dict[str, SubjectKey] = {}
+        self.asked: set[str] = set()
+        self.stored: dict[tuple[str, str], _Stored] = {}
+        self.flush = Flush()
+        self.results: list[tuple[Event, Any]] = []
+
+
+def _quarantine() -> str:
+    """Unreadable deliveries of one day share a key, which is destroyed in time."""
+    return f"quarantine:{clock.to_text(clock.now())[:10]}"
+
+
+def _fail(waiting: _Waiting, error: Exception) -> None:
+    if not waiting.future.done():
+        waiting.future.set_exception(error)
+
+
+class Lanes:
+    """Every tenant's lane, made when first needed."""
+
+    def __init__(self, make: Callable[[str], Lane]) -> None:
+        self._make = make
+        self._lanes: dict[str, Lane] = {}
+
+    def lane(self, tenant_id: str) -> Lane:
+        """The tenant's lane."""
+        if (lane := self._lanes.get(tenant_id)) is None:
+            lane = self._lanes[tenant_id] = self._make(tenant_id)
+        return lane
+
+    @property
+    def full(self) -> list[str]:
+        """Tenants whose queue is full."""
+        return [tenant_id for tenant_id, lane in self._lanes.items() if lane.is_full]
+
+    async def close(self) -> None:
+        """Finishes what was accepted, everywhere."""
+        await asyncio.gather(*(lane.close() for lane in self._lanes.values()))
+
+

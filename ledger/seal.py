@@ -1,0 +1,122 @@
+"""From a record that was read to the event that is stored: digests, key, sealed payload."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ledger import vault
+from ledger.codec import topic_of
+from ledger.events import Event, RecordReceived
+from ledger.vault import SubjectKey
+from ledger.zoho.entities import Entity
+from ledger.zoho.records import FUTURE, Record
+
+_TOPIC = topic_of(RecordReceived)
+_encode = msgspec.json.Encoder().encode
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where a record came from: `source` is one of `ledger.events.SOURCES`."""
+
+    tenant_id: str
+    source: str
+    delivery_id: str
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What the state knows of a record before its event: the key and the values that
+    its digests were made with."""
+
+    key_id: bytes | None = None
+    values: dict[str, str | None] = {}
+
+
+def stream_of(record: Record, delivery_id: str, index: int) -> str:
+    """`student-<id>`; each unusable record is a stream of its own."""
+    if record.zoho_id is None:
+        return f"quarantine-{delivery_id}-{index}"
+    return f"{record.entity}-{record.zoho_id}"
+
+
+def seal(  # noqa: PLR0913
+    record: Record,
+    entity: Entity,
+    origin: Origin,
+    key: SubjectKey | None,
+    known: Known,
+    *,
+    stream: str,
+    version: int,
+    position: int,
+    recorded_at: int,
+) -> Event:
+    """The event of a record, its `chain` still empty.
+
+    A `Modified_Time` that is missing or more than ten minutes ahead counts as
+    `recorded_at`. Where the record moves under another key, the digests of the
+    values that it keeps are made anew, since digests compare under one key only.
+    """
+    problems = record.problems
+    effective_at = record.modified_at
+    if effective_at is None:
+        effective_at = recorded_at
+    elif effective_at > recorded_at + FUTURE:
+        effective_at = recorded_at
+        problems = [*problems, ("modified_time", "is in the future: the time of receipt counts")]
+    payload = record.payload
+    if key is not None:
+        payload = key.seal(payload, vault.bound_to(origin.tenant_id, stream, version))
+    return Event(
+        tenant_id=origin.tenant_id,
+        position=position,
+        stream=stream,
+        version=version,
+        topic=_TOPIC,
+        entity=record.entity,
+        zoho_id=record.zoho_id,
+        source=origin.source,
+        delivery_id=origin.delivery_id,
+        recorded_at=recorded_at,
+        effective_at=effective_at,
+        refs=_refs(record, entity),
+        flags=record.flags,
+        problems=_encode(problems).decode() if problems else None,
+        key_id=key.key_id if key is not None else None,
+        content_mac=_digests(record, entity, key, known),
+        payload=payload,
+    )
+
+
+def _refs(record: Record, entity: Entity) -> str | None:
+    values = record.values
+    refs = {f.name: values[f.name] for f in entity.fields if f.kind == "lookup" and f.name in values}
+    return _encode(refs).decode() if refs else None
+
+
+_NULL, _PROVISIONAL = 0x80, 0x40
+
+
+def _digests(
+    record: Record, entity: Entity, key: SubjectKey | None, known: Known
+) -> bytes | None:
+    """By field number: `number || 8 bytes`; bit 0x80 and no bytes where the value is
+    empty, bit 0x40 where it is provisional. None where no field came."""
+    mac_key = key.mac_key if key is not None else b""
+    moved = bool(known.values) and known.key_id != (key.key_id if key is not None else None)
+    packed = bytearray()
+    for field in entity.fields:
+        mark = field.number
+        if field.name in record.values:
+            value = record.values[field.name]
+            if field.name in record.provisional:
+                mark |= _PROVISIONAL
+        elif moved and field.name in known.values:
+            value = known.values[field.name]
+        else:
+            continue
+        if value is None:
+            packed.append(mark | _NULL)
+        else:
+            packed.append(mark)
+            packed += vault.mac(mac_key, field.number, value)
+    return bytes(packed) or None

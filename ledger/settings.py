@@ -1,0 +1,274 @@
+"""The configuration: environment variables, a `.env` file, a TOML file of tenants.
+
+Everything is read once, here. A wrong value raises `ConfigurationError` with one
+line that names the variable, its value (unless it is a secret) and the way out.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+from dotenv import dotenv_values
+
+from ledger.errors import ConfigurationError
+
+TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+DATE_ORDERS = ("dmy", "mdy", "ymd")
+MASTER_KEY_BYTES = 32
+
+_TENANT_KEYS = {"timezone", "date_order", "zoho", "moodle", "mapping"}
+
+
+class Secret:
+    """A text that never shows itself in `repr`, logs or errors."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The text itself, for the one place that needs it."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+
+class TenantSettings(msgspec.Struct, frozen=True):
+    """What one college may set for itself."""
+
+    timezone: ZoneInfo = ZoneInfo("UTC")
+    date_order: str = "dmy"
+    redact_fields: frozenset[str] = frozenset()
+    moodle_enabled: bool = False
+    mapping: Mapping[str, Mapping[str, tuple[str, ...]]] = msgspec.field(default_factory=dict)
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """The installation's settings, checked."""
+
+    home: Path
+    database_url: Secret | None = None
+    migrate_database_url: Secret | None = None
+    pooled: bool = False
+    master_key: Secret | None = None
+    default_tenant: str = "default"
+    tenants: Mapping[str, TenantSettings] = msgspec.field(default_factory=dict)
+    idempotency_ttl_seconds: int = 3600
+    max_body_bytes: int = 16 * 1024 * 1024
+    max_records: int = 10_000
+    app_name: str = "sync-ledger"
+    env: str = "production"
+    log_level: str = "INFO"
+
+    def tenant(self, name: str) -> TenantSettings:
+        """The settings of a tenant; one without settings of its own has the defaults."""
+        return self.tenants.get(name, _DEFAULTS)
+
+
+_DEFAULTS = TenantSettings()
+
+
+def default_home(environment: Mapping[str, str]) -> Path:
+    """Where the embedded database and generated secrets live when nobody says."""
+    if given := environment.get("LEDGER_HOME"):
+        return Path(given).expanduser().absolute()
+    if os.geteuid() == 0:
+        return Path("/var/lib/sync-ledger")
+    state = environment.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(state).expanduser().absolute() / "sync-ledger"
+
+
+def load(environment: Mapping[str, str] | None = None, dotenv: Path | None = None) -> Settings:
+    """Reads `.env` (the environment wins), then checks every value.
+
+    Raises `ConfigurationError`.
+    """
+    from_file = dotenv_values(dotenv or Path(".env"))
+    values = {k: v for k, v in from_file.items() if v is not None}
+    values.update(os.environ if environment is None else environment)
+    return _Reader(values).settings()
+
+
+class _Reader:
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self._values = values
+
+    def settings(self) -> Settings:
+        if self._choice("AUTH", "off", ("off", "required")) == "required":
+            raise ConfigurationError(
+                "AUTH=required needs API keys, which this release cannot make yet: "
+                "set AUTH=off and serve on loopback"
+            )
+        default_tenant = self._text("DEFAULT_TENANT_ID", "default")
+        if not TENANT.fullmatch(default_tenant):
+            raise ConfigurationError(
+                f"DEFAULT_TENANT_ID is {default_tenant!r}: use 1 to 64 letters, digits, "
+                "dots, dashes or underscores, starting with a letter or digit"
+            )
+        level = self._text("LOG_LEVEL", "INFO").upper()
+        if level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
+            raise ConfigurationError(
+                f"LOG_LEVEL is {level!r}: use DEBUG, INFO, WARNING or ERROR"
+            )
+        return Settings(
+            home=default_home(self._values),
+            database_url=self._database("DATABASE_URL"),
+            migrate_database_url=self._database("MIGRATE_DATABASE_URL"),
+            pooled=self._choice("DB_POOLER", "none", ("none", "transaction")) == "transaction",
+            master_key=self._master_key(),
+            default_tenant=default_tenant,
+            tenants=self._tenants(default_tenant),
+            idempotency_ttl_seconds=self._integer("IDEMPOTENCY_TTL_SECONDS", 3600, 0),
+            max_body_bytes=self._integer("MAX_BODY_BYTES", 16 * 1024 * 1024, 1),
+            max_records=self._integer("MAX_RECORDS", 10_000, 1),
+            app_name=self._text("APP_NAME", "sync-ledger"),
+            env=self._text("ENV", "production"),
+            log_level=level,
+        )
+
+    def _text(self, name: str, default: str) -> str:
+        return self._values.get(name, "").strip() or default
+
+    def _choice(self, name: str, default: str, allowed: tuple[str, ...]) -> str:
+        value = self._text(name, default).lower()
+        if value not in allowed:
+            raise ConfigurationError(f"{name} is {value!r}: use {' or '.join(allowed)}")
+        return value
+
+    def _integer(self, name: str, default: int, least: int) -> int:
+        text = self._text(name, str(default))
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise ConfigurationError(f"{name} is {text!r}: use a whole number from {least} up")
+        return value
+
+    def _boolean(self, name: str, *, default: bool) -> bool:
+        return _boolean(name, self._text(name, str(default)))
+
+    def _database(self, name: str) -> Secret | None:
+        url = self._text(name, "")
+        if not url:
+            return None
+        if not url.startswith(("postgresql://", "postgres://")):
+            raise ConfigurationError(f"{name} does not start with postgresql://")
+        return Secret(url)
+
+    def _master_key(self) -> Secret | None:
+        text = self._text("LEDGER_MASTER_KEY", "")
+        if not text:
+            return None
+        try:
+            decode_master_key(text)
+        except ValueError:
+            raise ConfigurationError(
+                "LEDGER_MASTER_KEY is not 32 bytes in base64: make one with "
+                "`openssl rand -base64 32`"
+            ) from None
+        return Secret(text)
+
+    def _tenants(self, default_tenant: str) -> dict[str, TenantSettings]:
+        tables: dict[str, dict[str, Any]] = {}
+        if file := self._text("TENANTS_FILE", ""):
+            tables = _read_tenants_file(Path(file))
+        tenants = {name: _tenant(name, table) for name, table in tables.items()}
+        redact = self._text("ZOHO_REDACT_FIELDS", "")
+        own = tenants.get(default_tenant, _DEFAULTS)
+        tenants[default_tenant] = msgspec.structs.replace(
+            own,
+            redact_fields=own.redact_fields | _names(redact),
+            moodle_enabled=self._boolean("MOODLE_ENABLED", default=own.moodle_enabled),
+        )
+        return tenants
+
+
+def decode_master_key(text: str) -> bytes:
+    """Base64 of exactly 32 bytes. Raises `ValueError`."""
+    try:
+        key = base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise ValueError(str(error)) from None
+    if len(key) != MASTER_KEY_BYTES:
+        raise ValueError(f"{len(key)} bytes")
+    return key
+
+
+def _boolean(name: str, text: str) -> bool:
+    if text.lower() in {"1", "true", "yes", "on"}:
+        return True
+    if text.lower() in {"0", "false", "no", "off"}:
+        return False
+    raise ConfigurationError(f"{name} is {text!r}: use true or false")
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(name.strip().lower() for name in text.split(",") if name.strip())
+
+
+def _read_tenants_file(file: Path) -> dict[str, dict[str, Any]]:
+    try:
+        document = tomllib.loads(file.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"TENANTS_FILE {file} cannot be read: {error}") from None
+    tables = document.get("tenants", {})
+    if not isinstance(tables, dict) or not all(isinstance(t, dict) for t in tables.values()):
+        raise ConfigurationError(f"TENANTS_FILE {file}: write one table [tenants.NAME] a tenant")
+    return tables
+
+
+def _tenant(name: str, table: Mapping[str, Any]) -> TenantSettings:
+    where = f"TENANTS_FILE [tenants.{name}]"
+    if not TENANT.fullmatch(name):
+        raise ConfigurationError(f"{where}: the name may hold letters, digits, dots, - and _ only")
+    if unknown := sorted(set(table) - _TENANT_KEYS):
+        raise ConfigurationError(f"{where}: unknown key {unknown[0]!r}")
+    zone = table.get("timezone", "UTC")
+    try:
+        timezone = ZoneInfo(zone)
+    except (ValueError, TypeError, OSError, KeyError):
+        raise ConfigurationError(
+            f"{where} timezone is {zone!r}: use a name such as Asia/Amman"
+        ) from None
+    order = table.get("date_order", "dmy")
+    if order not in DATE_ORDERS:
+        raise ConfigurationError(f"{where} date_order is {order!r}: use dmy, mdy or ymd")
+    zoho, moodle = table.get("zoho", {}), table.get("moodle", {})
+    redact = zoho.get("redact_fields", "")
+    redact = ",".join(redact) if isinstance(redact, list) else str(redact)
+    return TenantSettings(
+        timezone=timezone,
+        date_order=order,
+        redact_fields=_names(redact),
+        moodle_enabled=_boolean(f"{where} moodle.enabled", str(moodle.get("enabled", False))),
+        mapping=_mapping(where, table.get("mapping", {})),
+    )
+
+
+def _mapping(where: str, table: Any) -> dict[str, dict[str, tuple[str, ...]]]:
+    problem = ConfigurationError(
+        f'{where} mapping: write [tenants.NAME.mapping.ENTITY] with field = ["Zoho_Name", ...]'
+    )
+    if not isinstance(table, dict):
+        raise problem
+    mapping: dict[str, dict[str, tuple[str, ...]]] = {}
+    for entity, fields in table.items():
+        if not isinstance(fields, dict):
+            raise problem
+        for names in fields.values():
+            if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+                raise problem
+        mapping[entity] = {field: tuple(names) for field, names in fields.items()}
+    return mapping

@@ -1,0 +1,348 @@
+"""The event store of one tenant: append under the head's lock, read by position.
+
+`load` and `append` are what a lane works with, each one round trip. The coroutines
+below them have the meaning of the `eventsourcing` library's `ProcessRecorder`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import asyncpg
+import msgspec
+from eventsourcing.persistence import IntegrityError, Notification, StoredEvent, Tracking
+
+from ledger import chain, clock
+from ledger.database import Connection, Database, begin
+from ledger.errors import DatabaseAwayError
+from ledger.events import Event
+from ledger.vault import MasterKey
+
+MOVED = "moved"
+"""The append found the head elsewhere, or of another generation: nothing was written."""
+KNOWN = "known"
+"""The append found a remembered answer under one of the keys: nothing was written."""
+OK = "ok"
+
+_PAGE = 5_000  # rows; about the fastest page for keyset reads
+
+EVENT_COLUMNS = tuple(Event.__struct_fields__)
+_SELECT_EVENTS = f"select {', '.join(EVENT_COLUMNS)} from ledger.events"  # noqa: S608
+_APPEND = "select ledger.append_v1($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15)"
+_LOAD = "select * from ledger.load_v1($1,$2,$3,$4,$5,$6,$7,$8,$9)"
+
+
+class Head(msgspec.Struct, frozen=True):
+    """Where a tenant's history ends."""
+
+    position: int
+    recorded_at: int
+    chain: bytes
+    generation: int
+
+
+class Wanted(msgspec.Struct):
+    """What to read before a fold: names of records, of records whose dependents are
+    wanted, of key subjects, and (endpoint, key) of remembered answers."""
+
+    records: list[tuple[str, str]] = []
+    dependents: list[tuple[str, str]] = []
+    subjects: list[str] = []
+    answers: list[tuple[str, str]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.records or self.dependents or self.subjects or self.answers)
+
+
+class Loaded(msgspec.Struct):
+    """What was read, as rows in the order of the types `ledger.*_v1`."""
+
+    head: Head | None
+    records: Sequence[Any] = ()
+    dependents: Sequence[Any] = ()
+    dependent_records: Sequence[Any] = ()
+    keys: Sequence[Any] = ()
+    answers: Sequence[Any] = ()
+
+
+class Flush(msgspec.Struct):
+    """What one append writes, as rows in the order of the types `ledger.*_v1`."""
+
+    events: list[tuple[Any, ...]] = []
+    outcomes: list[tuple[Any, ...]] = []
+    records: list[tuple[Any, ...]] = []
+    links: list[tuple[Any, ...]] = []
+    unlinks: list[tuple[Any, ...]] = []
+    keys: list[tuple[Any, ...]] = []
+    answers: list[tuple[Any, ...]] = []
+    parked: list[tuple[Any, ...]] = []
+
+
+async def load(
+    connection: Connection, tenant_id: str, wanted: Wanted, *, lock: bool = False
+) -> Loaded:
+    """Reads the head, then what is wanted. With `lock` inside a transaction the head
+    stays locked until it ends."""
+    row = await connection.fetchrow(
+        _LOAD,
+        tenant_id,
+        lock,
+        [e for e, _ in wanted.records],
+        [i for _, i in wanted.records],
+        [e for e, _ in wanted.dependents],
+        [i for _, i in wanted.dependents],
+        wanted.subjects,
+        [e for e, _ in wanted.answers],
+        [k for _, k in wanted.answers],
+    )
+    assert row is not None  # noqa: S101  (a function with out parameters answers one row)
+    head, *rest = row
+    if head is None or head[0] is None:
+        return Loaded(None)
+    return Loaded(Head(*head[1:]), *(rows or () for rows in rest))
+
+
+async def append(
+    connection: Connection, tenant_id: str, before: Head, after: Head, now: int, flush: Flush
+) -> str:
+    """Writes a flush whole or not at all: `OK`, `MOVED` or `KNOWN`.
+
+    Where this raises, the outcome is not known.
+    """
+    answer: str = await connection.fetchval(
+        _APPEND,
+        tenant_id,
+        before.position,
+        before.generation,
+        after.position,
+        after.recorded_at,
+        after.chain,
+        now,
+        flush.events,
+        flush.outcomes,
+        flush.records,
+        flush.links,
+        flush.unlinks,
+        flush.keys,
+        flush.answers,
+        flush.parked,
+    )
+    return answer
+
+
+async def create_tenant(connection: Connection, tenant_id: str, master_key: MasterKey) -> None:
+    """Makes a tenant and its head where there is none. Needs a transaction."""
+    await connection.execute(
+        "insert into ledger.tenants (tenant_id, key_check) values ($1, $2) on conflict do nothing",
+        tenant_id,
+        master_key.check(),
+    )
+    await connection.execute("select set_config('ledger.tenant', $1, true)", tenant_id)
+    await connection.execute(
+        "insert into ledger.heads (tenant_id, position, recorded_at, chain, generation)"
+        " values ($1, 0, $2, $3, 1) on conflict do nothing",
+        tenant_id,
+        0,
+        chain.GENESIS,
+    )
+
+
+async def destroy_quarantine_keys(connection: Connection, tenant_id: str, before: int) -> int:
+    """Destroys the keys of unreadable deliveries made before an instant. Answers how many."""
+    done = await connection.execute(
+        "update vault.keys set wrapped = null"
+        " where tenant_id = $1 and subject like 'quarantine:%' and wrapped is not null"
+        " and created_at < $2",
+        tenant_id,
+        before,
+    )
+    return int(done.split()[-1])
+
+
+async def forget_answers(connection: Connection, tenant_id: str, now: int) -> int:
+    """Removes remembered answers whose time is over. Answers how many."""
+    done = await connection.execute(
+        "delete from ledger.idempotency where tenant_id = $1 and expires_at <= $2", tenant_id, now
+    )
+    return int(done.split()[-1])
+
+
+class EventStore:
+    """One tenant's events, with the coroutines of a `ProcessRecorder`."""
+
+    def __init__(self, database: Database, tenant_id: str, master_key: MasterKey) -> None:
+        self._database = database
+        self._tenant = tenant_id
+        self._master_key = master_key
+
+    async def insert_events(
+        self, stored_events: Sequence[StoredEvent], tracking: Tracking | None = None
+    ) -> list[int]:
+        """Appends events of any topic, and with them how far a follower has come.
+
+        Positions follow the head without a gap. Raises the library's
+        `IntegrityError` where a version of a stream, or a tracking position,
+        exists; then nothing is written. An empty batch writes tracking only.
+        """
+        try:
+            async with self._database.transaction(self._tenant) as connection:
+                head = await self._lock(connection)
+                rows, after = self._chained(head, stored_events)
+                if rows:
+                    answer = await append(
+                        connection, self._tenant, head, after, after.recorded_at, Flush(events=rows)
+                    )
+                    if answer != OK:
+                        raise IntegrityError(answer)
+                if tracking is not None:
+                    await _track(connection, self._tenant, tracking)
+        except asyncpg.UniqueViolationError as error:
+            raise IntegrityError(str(error)) from error
+        return [row[0] for row in rows]
+
+    async def _lock(self, connection: Connection) -> Head:
+        found = await load(connection, self._tenant, Wanted(), lock=True)
+        if found.head is None:
+            await create_tenant(connection, self._tenant, self._master_key)
+            found = await load(connection, self._tenant, Wanted(), lock=True)
+        assert found.head is not None  # noqa: S101  (made above)
+        return found.head
+
+    def _chained(
+        self, head: Head, stored_events: Iterable[StoredEvent]
+    ) -> tuple[list[tuple[Any, ...]], Head]:
+        rows: list[tuple[Any, ...]] = []
+        position, instant, value = head.position, max(head.recorded_at, clock.now()), head.chain
+        for stored in stored_events:
+            position, instant = position + 1, instant + 1
+            columns = (
+                position, str(stored.originator_id), stored.originator_version, stored.topic,
+                None, None, "cli", None, instant, None, None, 0, None, None, None, stored.state,
+            )  # fmt: skip
+            value = chain.link(value, (self._tenant, *columns))
+            rows.append((*columns, value))
+        return rows, Head(position, instant, value, head.generation)
+
+    async def select_events(
+        self,
+        originator_id: str,
+        *,
+        gt: int | None = None,
+        lte: int | None = None,
+        desc: bool = False,
+        limit: int | None = None,
+    ) -> list[StoredEvent]:
+        """The events of one stream by version."""
+        order = "desc" if desc else "asc"
+        async with self._database.transaction(self._tenant) as connection:
+            rows = await connection.fetch(
+                "select stream, version, topic, payload from ledger.events"  # noqa: S608
+                " where tenant_id = $1 and stream = $2 and ($3::bigint is null or version > $3)"
+                f" and ($4::bigint is null or version <= $4) order by version {order} limit $5",
+                self._tenant,
+                str(originator_id),
+                gt,
+                lte,
+                limit,
+            )
+        return [StoredEvent(*row) for row in rows]
+
+    async def select_notifications(
+        self,
+        start: int | None,
+        limit: int,
+        stop: int | None = None,
+        topics: Sequence[str] = (),
+        *,
+        inclusive_of_start: bool = True,
+    ) -> list[Notification]:
+        """Events by position, as `Notification` with the position as `id`."""
+        first = start if start is None or inclusive_of_start else start + 1
+        async with self._database.transaction(self._tenant) as connection:
+            rows = await connection.fetch(
+                "select position, stream, version, topic, payload from ledger.events"
+                " where tenant_id = $1 and position >= coalesce($2, 1)"
+                " and ($3::bigint is null or position <= $3)"
+                " and (cardinality($4::text[]) = 0 or topic = any ($4))"
+                " order by position limit $5",
+                self._tenant,
+                first,
+                stop,
+                list(topics),
+                limit,
+            )
+        return [
+            Notification(originator_id=s, originator_version=v, topic=t, state=p, id=i)
+            for i, s, v, t, p in rows
+        ]
+
+    async def max_notification_id(self) -> int | None:
+        """The newest position, None where there is none."""
+        async with self._database.transaction(self._tenant) as connection:
+            return await connection.fetchval(
+                "select nullif(position, 0) from ledger.heads where tenant_id = $1", self._tenant
+            )
+
+    async def insert_tracking(self, tracking: Tracking) -> None:
+        """Moves a follower on. Raises `IntegrityError` where it is there or further."""
+        async with self._database.transaction(self._tenant) as connection:
+            await _track(connection, self._tenant, tracking)
+
+    async def max_tracking_id(self, application_name: str) -> int | None:
+        """How far a follower has come."""
+        async with self._database.transaction(self._tenant) as connection:
+            return await connection.fetchval(
+                "select notification_id from ledger.tracking where tenant_id = $1 and follower = $2",
+                self._tenant,
+                application_name,
+            )
+
+    async def has_tracking_id(self, application_name: str, notification_id: int | None) -> bool:
+        """Whether a follower has come that far; `None` is always reached."""
+        if notification_id is None:
+            return True
+        reached = await self.max_tracking_id(application_name)
+        return reached is not None and reached >= notification_id
+
+    async def events(self, after: int = 0, until: int | None = None) -> list[Event]:
+        """One page of events behind a position, the next page follows its last one.
+
+        Raises `DatabaseAwayError`, and `RuntimeError` where a position is missing.
+        """
+        async with self._database.transaction(self._tenant) as connection:
+            rows = await connection.fetch(
+                f"{_SELECT_EVENTS} where tenant_id = $1 and position > $2"
+                " and ($3::bigint is null or position <= $3) order by position limit $4",
+                self._tenant,
+                after,
+                until,
+                _PAGE,
+            )
+        events = [Event(*row) for row in rows]
+        for expected, event in enumerate(events, after + 1):
+            if event.position != expected:
+                raise RuntimeError(f"position {expected} of tenant {self._tenant} is missing")
+        return events
+
+
+async def _track(connection: Connection, tenant_id: str, tracking: Tracking) -> None:
+    moved = await connection.fetchval(
+        "insert into ledger.tracking as t (tenant_id, follower, notification_id)"
+        " values ($1, $2, $3) on conflict (tenant_id, follower) do update"
+        " set notification_id = excluded.notification_id"
+        " where t.notification_id < excluded.notification_id returning true",
+        tenant_id,
+        tracking.application_name,
+        tracking.notification_id,
+    )
+    if not moved:
+        raise IntegrityError(
+            f"{tracking.application_name} is at or behind {tracking.notification_id} already"
+        )
+
+
+__all__ = [
+    "KNOWN", "MOVED", "OK", "DatabaseAwayError", "EventStore", "Flush", "Head", "Loaded", "Wanted",
+    "append", "begin", "create_tenant", "destroy_quarantine_keys", "forget_answers", "load",
+]  # fmt: skip

@@ -1,0 +1,100 @@
+"""Keys that seal personal data, so that one person can be forgotten.
+
+Each subject (a person: `person:<student id>`; a day's unreadable deliveries:
+`quarantine:<date>`) has a key of 32 random bytes, stored wrapped by the master key
+(AES-256-GCM). Payloads are sealed with AES-256-GCM under a key derived from it, and
+canonical values are digested with BLAKE2b keyed by another (RFC 7693): equal values
+of one subject compare equal for ever, and nobody can guess them without the key.
+"""
+
+from __future__ import annotations
+
+import os
+from hashlib import blake2b
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from ledger.errors import ConfigurationError
+
+NONCE_BYTES = 12
+KEY_ID_BYTES = 16
+MAC_BYTES = 8
+QUARANTINE_DAYS = 90
+"""After so many days the key of a day's unreadable deliveries is destroyed."""
+
+_CHECK = b"sync-ledger master key"
+
+
+class SubjectKey:
+    """One subject's key, unwrapped."""
+
+    __slots__ = ("_seal", "key_id", "mac_key", "subject")
+
+    def __init__(self, key_id: bytes, subject: str, secret: bytes) -> None:
+        self.key_id = key_id
+        self.subject = subject
+        self._seal = AESGCM(blake2b(secret, digest_size=32, person=b"seal").digest())
+        self.mac_key = blake2b(secret, digest_size=32, person=b"mac").digest()
+
+    def seal(self, plain: bytes, bound_to: bytes) -> bytes:
+        """nonce || ciphertext || tag; opens only with the same `bound_to`."""
+        nonce = os.urandom(NONCE_BYTES)
+        return nonce + self._seal.encrypt(nonce, plain, bound_to)
+
+    def open(self, sealed: bytes, bound_to: bytes) -> bytes:
+        """The plain bytes. Raises `InvalidTag` where anything was altered."""
+        return self._seal.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], bound_to)
+
+
+def bound_to(tenant_id: str, stream: str, version: int) -> bytes:
+    """What a payload is sealed to: its place in the ledger."""
+    return f"{tenant_id}\0{stream}\0{version}".encode()
+
+
+def mac(mac_key: bytes, field_number: int, value: str) -> bytes:
+    """8 bytes that tell equal values of one field under one key, and only those."""
+    return blake2b(
+        value.encode(), digest_size=MAC_BYTES, key=mac_key, salt=field_number.to_bytes(2, "big")
+    ).digest()
+
+
+class MasterKey:
+    """Wraps subject keys, and proves to a ledger that it is the one it was made with."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = AESGCM(key)
+        self._secret = key
+
+    def check(self) -> bytes:
+        """A constant sealed under this key, to be stored when a tenant is made."""
+        nonce = os.urandom(NONCE_BYTES)
+        return nonce + self._key.encrypt(nonce, _CHECK, None)
+
+    def require(self, check: bytes) -> None:
+        """Raises `ConfigurationError` where `check` was made with another key."""
+        try:
+            self._key.decrypt(check[:NONCE_BYTES], check[NONCE_BYTES:], None)
+        except InvalidTag:
+            raise ConfigurationError(
+                "LEDGER_MASTER_KEY is not the key that this ledger was made with: "
+                "put back the key from your backup (environment, or master.key in LEDGER_HOME)"
+            ) from None
+
+    def password(self, role: str) -> str:
+        """A database password that every server with this key derives alike."""
+        return blake2b(role.encode(), key=self._secret, digest_size=24, person=b"role").hexdigest()
+
+    def create(self, tenant_id: str, subject: str) -> tuple[SubjectKey, bytes]:
+        """A new key for a subject, and its wrapped form for the vault."""
+        key_id, secret = os.urandom(KEY_ID_BYTES), os.urandom(32)
+        nonce = os.urandom(NONCE_BYTES)
+        wrapped = nonce + self._key.encrypt(nonce, secret, tenant_id.encode() + b"\0" + key_id)
+        return SubjectKey(key_id, subject, secret), wrapped
+
+    def unwrap(self, tenant_id: str, key_id: bytes, subject: str, wrapped: bytes) -> SubjectKey:
+        """A key of the vault. Raises `InvalidTag` where it was altered or moved."""
+        secret = self._key.decrypt(
+            wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], tenant_id.encode() + b"\0" + key_id
+        )
+        return SubjectKey(key_id, subject, secret)

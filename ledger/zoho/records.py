@@ -1,0 +1,257 @@
+"""One record from Zoho, read: canonical values, flags, and what is worth keeping of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from ledger import clock
+from ledger.codec import encode
+from ledger.events import DELETION, NOT_APPROVED, UNUSABLE, RecordReceived
+from ledger.settings import TenantSettings
+from ledger.zoho import values
+from ledger.zoho.entities import Entities, Entity, Field
+from ledger.zoho.values import UnreadableError
+
+FUTURE = 10 * clock.MINUTE
+"""A `Modified_Time` further ahead than this is not believed."""
+
+REDACTED = "[redacted]"
+BUILT_IN_REDACTION = frozenset({
+    "academic_password", "password", "passwd", "moodle_password", "portal_password",
+    "passport", "passport_number", "passport_no",
+    "national_number", "national_id", "national_id_number", "national_no",
+    "client_secret", "access_token", "refresh_token", "secret",
+})  # fmt: skip
+
+_DROPPED = frozenset({"owner", "created_by", "modified_by"})
+_LOOKUP_KEYS = frozenset({"id", "name", "email"})
+_DELETE_WORDS = frozenset({"delete", "deleted", "remove", "removed", "trash"})
+_ID_NAMES = ("id", "ID")
+
+_encode_record = msgspec.json.Encoder(decimal_format="number").encode
+
+
+class Record(msgspec.Struct):
+    """A record as the lane takes it.
+
+    `zoho_id` is None where there was no usable one. `modified_at` is None where
+    `Modified_Time` was missing or unreadable. `values` holds the canonical fields
+    that came; `provisional` those that count only while the state has none.
+    `problems` are pairs of field and problem, values masked.
+    """
+
+    entity: str
+    zoho_id: str | None
+    modified_at: int | None
+    flags: int
+    values: dict[str, str | None]
+    provisional: tuple[str, ...]
+    problems: list[tuple[str, str]]
+    payload: bytes
+
+
+class Reader:
+    """Reads one tenant's records: its mapping, zone, date order and redaction."""
+
+    def __init__(self, entities: Entities, tenant: TenantSettings) -> None:
+        self._tenant = tenant
+        self._redacted = BUILT_IN_REDACTION | tenant.redact_fields
+        self._fate: dict[str, int] = {}
+        self._entities = {
+            entity.name: entity.with_names(tenant.mapping.get(entity.name, {}))
+            for entity in entities
+        }
+
+    def read(
+        self, entity_name: str, raw: Any, *, deletion: bool = False, suspect: bool = True
+    ) -> Record:
+        """A record of this entity from a decoded JSON value.
+
+        `deletion`: the envelope says that the records are gone. `suspect`: NUL or
+        lone surrogates are possible in it. Never raises on bad input: what cannot be
+        used is in `flags` and `problems`.
+        """
+        entity = self._entities[entity_name]
+        if not isinstance(raw, dict):
+            problem = ("id", f"the record should be an object, is {values.masked(raw)}")
+            return self._unusable(entity, raw, problem)
+        problems: list[tuple[str, str]] = []
+        if suspect:
+            raw, bad = _without_bad_characters(raw)
+            problems = [(_canonical_name(entity, n), _REPLACED) for n in bad]
+        try:
+            zoho_id = next(
+                (i for n in _ID_NAMES if (i := values.read_id(raw.get(n))) is not None), None
+            )
+        except UnreadableError as error:
+            return self._unusable(entity, raw, ("id", str(error)))
+        if zoho_id is None:
+            return self._unusable(entity, raw, ("id", "missing"))
+        canonical, provisional = self._canonical(entity, raw, problems)
+        received = RecordReceived(
+            record=msgspec.Raw(_encode_record(self._reduced_object(raw))),
+            values=canonical,
+            provisional=provisional,
+        )
+        return Record(
+            entity=entity.name,
+            zoho_id=zoho_id,
+            modified_at=self._modified_at(raw, problems),
+            flags=(DELETION if deletion or _says_deleted(raw) else 0)
+            | (NOT_APPROVED if _is_not_approved(raw) else 0),
+            values=canonical,
+            provisional=provisional,
+            problems=problems,
+            payload=encode(received),
+        )
+
+    def _unusable(self, entity: Entity, raw: Any, problem: tuple[str, str]) -> Record:
+        kept = _clean(raw)
+        kept = self._reduced_object(kept) if isinstance(kept, dict) else self._reduced(kept)
+        received = RecordReceived(record=msgspec.Raw(_encode_record(kept)), values={})
+        return Record(entity.name, None, None, UNUSABLE, {}, (), [problem], encode(received))
+
+    def _canonical(
+        self, entity: Entity, raw: dict[str, Any], problems: list[tuple[str, str]]
+    ) -> tuple[dict[str, str | None], tuple[str, ...]]:
+        canonical: dict[str, str | None] = {}
+        provisional: list[str] = []
+        for field in entity.fields:
+            present = [raw[name] for name in field.names if name in raw]
+            chosen = next((v for v in present if not values.is_empty(v)), None)
+            if chosen is None and field.fallback:
+                chosen = next(
+                    (raw[n] for n in field.fallback if n in raw and not values.is_empty(raw[n])),
+                    None,
+                )
+                if chosen is not None and not present:
+                    provisional.append(field.name)
+            if chosen is None:
+                if present:
+                    canonical[field.name] = None
+                continue
+            try:
+                canonical[field.name] = self._value(field, chosen)
+            except UnreadableError as error:
+                canonical[field.name] = None
+                problems.append((field.name, str(error)))
+        return canonical, tuple(provisional)
+
+    def _value(self, field: Field, value: Any) -> str | None:
+        if field.kind == "text":
+            return value if type(value) is str else values.read_text(value)
+        if field.kind == "lookup":
+            return values.read_lookup(value)
+        if field.kind == "date":
+            return values.read_date(value, self._tenant.date_order, self._tenant.timezone)
+        if field.kind == "price":
+            return values.read_price(value)
+        return values.read_moodle_id(value)
+
+    def _modified_at(self, raw: dict[str, Any], problems: list[tuple[str, str]]) -> int | None:
+        given = raw.get("Modified_Time")
+        if values.is_empty(given):
+            return None
+        try:
+            return values.read_instant(given, self._tenant.date_order, self._tenant.timezone)
+        except UnreadableError as error:
+            problems.append(("modified_time", str(error)))
+            return None
+
+    def _reduced(self, value: Any) -> Any:
+        """What is kept of a value: no `$` fields, no users, lookups as their ids,
+        secrets and identity numbers replaced."""
+        if isinstance(value, dict):
+            if "id" in value and value.keys() <= _LOOKUP_KEYS and len(value) > 1:
+                return {"id": value["id"]}
+            return self._reduced_object(value)
+        if isinstance(value, list):
+            return [self._reduced(inner) for inner in value]
+        return value
+
+    def _reduced_object(self, value: dict[str, Any]) -> dict[str, Any]:
+        kept = {}
+        for key, inner in value.items():
+            fate = self._fate.get(key)
+            if fate is None:
+                fate = self._fate_of(key)
+            if fate == _KEEP:
+                kind = type(inner)
+                kept[key] = self._reduced(inner) if kind is dict or kind is list else inner
+            elif fate == _REDACT:
+                kept[key] = REDACTED if inner is not None else None
+        return kept
+
+    def _fate_of(self, key: str) -> int:
+        low = key.lower()
+        fate = _KEEP
+        if low in self._redacted:
+            fate = _REDACT
+        elif low in _DROPPED or key.startswith("$"):
+            fate = _DROP
+        if len(self._fate) < _FATES:
+            self._fate[key] = fate
+        return fate
+
+
+_KEEP, _DROP, _REDACT = range(3)
+_FATES = 10_000  # distinct keys remembered; a bound against invented ones
+
+_BAD = re.compile("[\x00\ud800-\udfff]")
+
+
+_REPLACED = "held NUL or a lone surrogate, now U+FFFD"
+
+
+def _without_bad_characters(value: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """NUL and lone surrogates, which PostgreSQL and UTF-8 cannot hold, become U+FFFD.
+    Answers the keys below which one was, too."""
+    cleaned = {_clean(key): _clean(inner) for key, inner in value.items()}
+    return cleaned, [_clean(k) for k, inner in value.items() if cleaned[_clean(k)] != inner]
+
+
+def _canonical_name(entity: Entity, zoho_name: str) -> str:
+    for field in entity.fields:
+        if zoho_name in field.names:
+            return field.name
+    return zoho_name
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return _BAD.sub("\ufffd", value) if _BAD.search(value) else value
+    if isinstance(value, dict):
+        return {_clean(key): _clean(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_clean(inner) for inner in value]
+    return value
+
+
+def says_delete(envelope: Mapping[str, Any]) -> bool:
+    """Whether an `operation` or `event_type` says that the record is gone."""
+    for name in ("operation", "event_type"):
+        word = envelope.get(name)
+        if isinstance(word, str) and word.strip().lower() in _DELETE_WORDS:
+            return True
+    return False
+
+
+def _says_deleted(raw: dict[str, Any]) -> bool:
+    status = raw.get("Record_Status__s")
+    if isinstance(status, str):
+        status = status.strip().lower()
+    gone = status in ("trash", "0") or (status == 0 and not isinstance(status, bool))
+    return gone or says_delete(raw)
+
+
+def _is_not_approved(raw: dict[str, Any]) -> bool:
+    status, state = raw.get("Record_Status__s"), raw.get("$state")
+    return (
+        (isinstance(status, str) and status.strip().lower() == "draft")
+        or (isinstance(state, str) and state.strip().lower() == "draft")
+        or raw.get("$approved") in (False, "false")
+    )

@@ -1,0 +1,361 @@
+"""The fold: what one event makes of the state, and what is to be said of it.
+
+A pure function without I/O. The live path and every rebuild call this handler and
+no other. Statuses and reasons follow from the event's envelope; only values are
+read from its payload (None where its key was destroyed).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ledger.events import DELETION, NOT_APPROVED, UNUSABLE, Event, RecordReceived
+from ledger.zoho.entities import Entities, Entity, Field
+from projections.state import (
+    ACTIVE,
+    DELETED,
+    NONE,
+    WAITING,
+    Macs,
+    Name,
+    Row,
+    View,
+    fingerprint,
+    unpack_macs,
+)
+
+VERSION = 1
+"""Of this projection; a change of its rules raises it and makes it be rebuilt."""
+
+MISSING = "missing"
+
+_decode_refs = msgspec.json.Decoder(dict[str, str | None]).decode
+_decode_problems = msgspec.json.Decoder(list[tuple[str, str]]).decode
+
+
+class Effect(msgspec.Struct, frozen=True):
+    """What an event did to another record: released it, or made it wait again."""
+
+    entity: str
+    zoho_id: str
+    status: str
+    reason: str | None
+    own_position: int
+
+
+class Outcome(msgspec.Struct):
+    """What an event led to. `changes`: field -> (old, new)."""
+
+    status: str
+    reason: str | None = None
+    changes: dict[str, tuple[str | None, str | None]] = {}
+    errors: list[tuple[str, str]] = []
+    warnings: list[tuple[str, str]] = []
+    waiting_for: tuple[Name, ...] = ()
+    effects: list[Effect] = []
+
+
+class Reads(msgspec.Struct):
+    """What a handler wants to see: records, and records whose dependents it wants."""
+
+    records: set[Name] = msgspec.field(default_factory=set)
+    dependents: set[Name] = msgspec.field(default_factory=set)
+
+
+class CurrentState:
+    """The inline projection: current rows, outcomes, and which record waits for what."""
+
+    name = "state"
+    version = VERSION
+
+    def __init__(self, entities: Entities) -> None:
+        self._entities = entities
+        self._rules = {entity.name: _Rules(entity) for entity in entities}
+
+    def handles(self, event: Event) -> bool:
+        """Whether this projection knows the event's topic and entity."""
+        return event.topic.startswith("RecordReceived.v") and event.entity in self._entities
+
+    def reads(
+        self, name: Name, refs: dict[str, str | None], *, deletion: bool, view: View
+    ) -> Reads:
+        """What applying a record's event may look at: its own row, what it needs, and
+        its dependents where it may come or go.
+
+        Called again when the own row is known, for what follows from it.
+        """
+        wanted = Reads()
+        wanted.records.add(name)
+        rules = self._rules[name[0]]
+        row = view.rows.get(name)
+        for field in rules.needs:
+            assert field.refers is not None  # noqa: S101  (needs imply refers)
+            known = row.fields.get(field.name) if row else None
+            wanted.records.update((field.refers, r) for r in (refs.get(field.name), known) if r)
+        stays = row is not None and row.state == ACTIVE and not deletion and not rules.needs
+        if name[0] in self._entities.needed and not stays:
+            frontier = [name]
+            while frontier:
+                wanted.dependents.add(needed := frontier.pop())
+                frontier += [
+                    dependent
+                    for dependent in view.dependents.get(needed, ())
+                    if dependent[0] in self._entities.needed
+                    and dependent not in wanted.dependents
+                ]
+        return wanted
+
+    def apply(self, view: View, event: Event, payload: RecordReceived | None) -> Outcome:
+        """Folds one event into the view. Raises `UndeclaredError` where a row that
+        `reads` did not name is needed."""
+        problems = _decode_problems(event.problems) if event.problems else []
+        if event.flags & UNUSABLE or event.zoho_id is None or event.entity is None:
+            return Outcome("INVALID", errors=problems)
+        rules = self._rules[event.entity]
+        name = (event.entity, event.zoho_id)
+        row = view.edit(name)
+        row.version = event.version
+        if event.flags & DELETION:
+            return self._delete(view, row, event)
+        return self._receive(view, row, event, rules, payload, problems)
+
+    def _receive(  # noqa: PLR0913
+        self,
+        view: View,
+        row: Row,
+        event: Event,
+        rules: _Rules,
+        payload: RecordReceived | None,
+        problems: list[tuple[str, str]],
+    ) -> Outcome:
+        merged = _Merge(rules, row, event, payload)
+        said = dict(problems)
+        if lacking := [f.name for f in rules.required if merged.macs.get(f.number) is None]:
+            return Outcome("INVALID", errors=[(f, said.get(f, MISSING)) for f in lacking])
+        effective = event.effective_at or event.recorded_at
+        if row.state == DELETED and effective <= (row.effective_at or 0):
+            return Outcome("SKIPPED", "deleted")
+        if row.state != NONE and effective < (row.effective_at or 0):
+            return Outcome("SKIPPED", "stale")
+        if event.flags & NOT_APPROVED:
+            return Outcome("SKIPPED", "not_approved")
+
+        before_state, before_needs = row.state, _needs(rules, row)
+        after_needs = merged.needs()
+        waiting_for = tuple(n for n in after_needs if not _is_active(view, n))
+        changes = merged.changes()
+        row.effective_at = effective
+        row.own_position = event.position
+        merged.store(row)
+        if row.created_at is None:
+            row.created_at = event.recorded_at
+        _relink(view, row.name, before_needs if before_state in (ACTIVE, WAITING) else (), after_needs)
+
+        if waiting_for:
+            changed = bool(changes) or before_state != WAITING or waiting_for != row.waiting_for
+            if before_state != WAITING:
+                row.waiting_since = event.recorded_at
+            row.state, row.waiting_for, row.deleted_at = WAITING, waiting_for, None
+            if changed:
+                _mark(row, event)
+            outcome = Outcome(
+                "SKIPPED",
+                f"{waiting_for[0][0]}_not_synced_yet",
+                waiting_for=waiting_for,
+                warnings=problems,
+            )
+            if before_state == ACTIVE:
+                self._depart(view, row.name, event, outcome.effects)
+            return outcome
+
+        status = _activate(row, rules)
+        if status != "UNCHANGED" or changes or before_state != ACTIVE:
+            _mark(row, event)
+        outcome = Outcome(status, warnings=problems, changes={} if status == "NEW" else changes)
+        if before_state != ACTIVE:
+            self._arrive(view, row.name, event, outcome.effects)
+        return outcome
+
+    def _delete(self, view: View, row: Row, event: Event) -> Outcome:
+        effective = event.effective_at or event.recorded_at
+        if row.state == DELETED:
+            row.effective_at = max(effective, row.effective_at or 0)
+            return Outcome("UNCHANGED")
+        if row.state != NONE and effective < (row.effective_at or 0):
+            return Outcome("SKIPPED", "stale")
+        before_state = row.state
+        _relink(view, row.name, _needs(self._rules[row.entity], row), ())
+        row.state, row.deleted_at, row.effective_at = DELETED, event.recorded_at, effective
+        row.own_position = event.position
+        row.waiting_for, row.waiting_since, row.active_fingerprint = (), None, None
+        if row.created_at is None:
+            row.created_at = event.recorded_at
+        _mark(row, event)
+        outcome = Outcome("DELETED")
+        if before_state == ACTIVE:
+            self._depart(view, row.name, event, outcome.effects)
+        return outcome
+
+    def _arrive(self, view: View, name: Name, event: Event, effects: list[Effect]) -> None:
+        """Frees what waited for this record alone, and what waited for that."""
+        if name[0] not in self._entities.needed:
+            return
+        for dependent in view.dependents_of(name):
+            before = view.row(dependent)
+            if before is None or name not in before.waiting_for:
+                continue
+            row = view.edit(dependent)
+            row.waiting_for = tuple(n for n in row.waiting_for if n != name)
+            _mark(row, event)
+            if row.waiting_for:
+                continue
+            status = _activate(row, self._rules[row.entity])
+            effects.append(Effect(*dependent, status, "released", row.own_position or 0))
+            self._arrive(view, dependent, event, effects)
+
+    def _depart(self, view: View, name: Name, event: Event, effects: list[Effect]) -> None:
+        """Makes everything that needs this record wait for it."""
+        if name[0] not in self._entities.needed:
+            return
+        for dependent in view.dependents_of(name):
+            before = view.row(dependent)
+            if before is None or name in before.waiting_for:
+                continue
+            row = view.edit(dependent)
+            needs = _needs(self._rules[row.entity], row)
+            row.waiting_for = tuple(n for n in needs if n == name or n in row.waiting_for)
+            _mark(row, event)
+            if before.state != ACTIVE:
+                continue
+            row.state, row.waiting_since = WAITING, event.recorded_at
+            reason = f"{row.waiting_for[0][0]}_not_synced_yet"
+            effects.append(Effect(*dependent, "SKIPPED", reason, row.own_position or 0))
+            self._depart(view, dependent, event, effects)
+
+
+class _Rules:
+    """What the fold asks of an entity, computed once."""
+
+    def __init__(self, entity: Entity) -> None:
+        self.fields: tuple[Field, ...] = entity.fields
+        self.required = tuple(f for f in entity.fields if f.required)
+        self.needs = tuple(f for f in entity.fields if f.needs)
+        self.numbers = tuple(f.number for f in entity.fields if f.fingerprint)
+
+
+class _Merge:
+    """A record laid over the state: absent fields keep what the state has."""
+
+    def __init__(
+        self, rules: _Rules, row: Row, event: Event, payload: RecordReceived | None
+    ) -> None:
+        self._rules, self._row, self._event = rules, row, event
+        came, provisional = unpack_macs(event.content_mac or b"")
+        # digests under another key cannot be compared: the event then carries all it needs
+        self._comparable = row.key_id == event.key_id or not row.macs
+        base: Macs = row.macs if self._comparable else {}
+        for number in provisional:
+            if base.get(number) is not None:
+                del came[number]
+        self.macs: Macs = {**base, **came}
+        refs = _decode_refs(event.refs) if event.refs else {}
+        given = payload.values if payload is not None else {}
+        fields = dict(row.fields)
+        for field in rules.fields:
+            if field.number in came:
+                if field.name in refs:
+                    fields[field.name] = refs[field.name]
+                elif payload is None:
+                    fields[field.name] = None
+                elif field.name in given:
+                    fields[field.name] = given[field.name]
+        self.fields = fields
+
+    def needs(self) -> tuple[Name, ...]:
+        """The records that must be there, in the order of declaration."""
+        return tuple(
+            (f.refers, value)
+            for f in self._rules.needs
+            if f.refers and (value := self.fields.get(f.name))
+        )
+
+    def changes(self) -> dict[str, tuple[str | None, str | None]]:
+        """Each canonical field that differs: (old, new)."""
+        old, new = self._row.fields, self.fields
+        return {
+            f.name: (old.get(f.name), new.get(f.name))
+            for f in self._rules.fields
+            if self._differs(f)
+        }
+
+    def _differs(self, field: Field) -> bool:
+        if self._comparable:
+            return self._row.macs.get(field.number) != self.macs.get(field.number)
+        return self._row.fields.get(field.name) != self.fields.get(field.name)
+
+    def store(self, row: Row) -> None:
+        """Makes the result the row's content."""
+        row.macs, row.fields, row.key_id = self.macs, self.fields, self._event.key_id
+
+
+def _activate(row: Row, rules: _Rules) -> str:
+    """Makes a row active; NEW where it never was since its last deletion."""
+    present = fingerprint(row.key_id, row.macs, rules.numbers)
+    status = "UNCHANGED"
+    if row.active_fingerprint is None:
+        status = "NEW"
+    elif row.active_fingerprint != present:
+        status = "UPDATED"
+    row.active_fingerprint = present
+    row.state, row.waiting_for, row.waiting_since, row.deleted_at = ACTIVE, (), None, None
+    return status
+
+
+def _mark(row: Row, event: Event) -> None:
+    """The event changed this row's state."""
+    row.state_version += 1
+    row.position = event.position
+    row.updated_at = event.recorded_at
+
+
+def _needs(rules: _Rules, row: Row) -> tuple[Name, ...]:
+    return tuple(
+        (f.refers, value) for f in rules.needs if f.refers and (value := row.fields.get(f.name))
+    )
+
+
+def _is_active(view: View, name: Name) -> bool:
+    row = view.row(name)
+    return row is not None and row.state == ACTIVE
+
+
+def _relink(view: View, name: Name, before: tuple[Name, ...], after: tuple[Name, ...]) -> None:
+    for needed in before:
+        if needed not in after:
+            view.unlink(needed, name)
+    for needed in after:
+        if needed not in before:
+            view.link(needed, name)
+
+
+def outcome_columns(outcome: Outcome, event: Event) -> list[tuple[Any, ...]]:
+    """The rows of `ledger.outcome_v1` for an event: its own, then its effects."""
+    rows: list[tuple[Any, ...]] = [
+        (
+            event.position,
+            event.entity or "",
+            event.zoho_id or "",
+            True,
+            outcome.status,
+            outcome.reason,
+            msgspec.json.encode(outcome.changes) if outcome.changes else None,
+            msgspec.json.encode(outcome.errors) if outcome.errors else None,
+        )
+    ]
+    rows += [
+        (event.position, e.entity, e.zoho_id, False, e.status, e.reason, None, None)
+        for e in outcome.effects
+    ]
+    return rows

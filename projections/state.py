@@ -1,0 +1,245 @@
+"""What a fold works on: rows of the read models, and the view through which it sees them.
+
+A view holds the rows that were declared and loaded, raises on anything else, and
+collects what a fold changes, so that an event is applied whole or not at all.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+from ledger.vault import MAC_BYTES
+
+Name = tuple[str, str]
+"""(entity, zoho_id)"""
+
+NONE, ACTIVE, WAITING, DELETED = "none", "active", "waiting", "deleted"
+
+_NULL, _PROVISIONAL = 0x80, 0x40
+_NUMBER = 0x3F
+
+Macs = dict[int, bytes | None]
+"""Field number -> its keyed digest, None for an empty value."""
+
+
+def pack_macs(macs: Macs, provisional: Iterable[int] = ()) -> bytes:
+    """Digests as bytes, by field number: `number || 8 bytes`, with bit 0x80 and no
+    bytes for an empty value, with bit 0x40 for a provisional one."""
+    marked = set(provisional)
+    packed = bytearray()
+    for number in sorted(macs):
+        digest = macs[number]
+        mark = number | (_PROVISIONAL if number in marked else 0)
+        if digest is None:
+            packed.append(mark | _NULL)
+        else:
+            packed.append(mark)
+            packed += digest
+    return bytes(packed)
+
+
+def unpack_macs(packed: bytes) -> tuple[Macs, set[int]]:
+    """The digests, and the numbers of the provisional ones."""
+    macs: Macs = {}
+    provisional = set()
+    at = 0
+    while at < len(packed):
+        mark = packed[at]
+        number = mark & _NUMBER
+        at += 1
+        if mark & _PROVISIONAL:
+            provisional.add(number)
+        if mark & _NULL:
+            macs[number] = None
+        else:
+            macs[number] = packed[at : at + MAC_BYTES]
+            at += MAC_BYTES
+    return macs, provisional
+
+
+def fingerprint(key_id: bytes | None, macs: Macs, numbers: Iterable[int]) -> bytes:
+    """16 bytes over the digests of the fingerprinted fields: equal exactly where every
+    one of them is equal. Each has its place and length, so none runs into the next."""
+    digest = blake2b(key_id or b"", digest_size=16)
+    for number in numbers:
+        mac = macs.get(number)
+        digest.update(b"\x00" * (MAC_BYTES + 1) if mac is None else b"\x01" + mac)
+    return digest.digest()
+
+
+class Row(msgspec.Struct):
+    """One row of `ledger.records`, see the schema for what each column means."""
+
+    entity: str
+    zoho_id: str
+    state: str = NONE
+    version: int = 0
+    state_version: int = 0
+    position: int | None = None
+    own_position: int | None = None
+    effective_at: int | None = None
+    created_at: int | None = None
+    updated_at: int | None = None
+    deleted_at: int | None = None
+    waiting_since: int | None = None
+    waiting_for: tuple[Name, ...] = ()
+    key_id: bytes | None = None
+    macs: Macs = {}
+    active_fingerprint: bytes | None = None
+    fields: dict[str, str | None] = {}
+
+    @property
+    def name(self) -> Name:
+        """(entity, zoho_id)"""
+        return self.entity, self.zoho_id
+
+
+_encode = msgspec.json.Encoder().encode
+_decode_names = msgspec.json.Decoder(tuple[tuple[str, str], ...]).decode
+_decode_fields = msgspec.json.Decoder(dict[str, str | None]).decode
+
+
+def to_columns(row: Row) -> tuple[Any, ...]:
+    """The row in the order of `ledger.record_v1`."""
+    return (
+        row.entity,
+        row.zoho_id,
+        row.state,
+        row.version,
+        row.state_version,
+        row.position,
+        row.own_position,
+        row.effective_at,
+        row.created_at,
+        row.updated_at,
+        row.deleted_at,
+        row.waiting_since,
+        _encode(row.waiting_for).decode() if row.waiting_for else None,
+        row.key_id,
+        pack_macs(row.macs) if row.macs else None,
+        row.active_fingerprint,
+        _encode(row.fields) if row.fields else None,
+    )
+
+
+def from_columns(columns: Iterable[Any]) -> Row:
+    """A row from columns in the order of `ledger.record_v1`."""
+    row = Row(*columns)
+    waiting_for: Any = row.waiting_for
+    macs: Any = row.macs
+    fields: Any = row.fields
+    row.waiting_for = _decode_names(waiting_for) if waiting_for else ()
+    row.macs = unpack_macs(macs)[0] if macs else {}
+    row.fields = _decode_fields(fields) if fields else {}
+    return row
+
+
+class UndeclaredError(Exception):
+    """A handler looked at something that it had not declared to read."""
+
+
+class View:
+    """The rows a fold may see, and what it changed. Unknown records are None."""
+
+    def __init__(self) -> None:
+        self.rows: dict[Name, Row | None] = {}
+        self.dependents: dict[Name, set[Name]] = {}
+        self.changed: set[Name] = set()
+        self.linked: set[tuple[Name, Name]] = set()
+        self.unlinked: set[tuple[Name, Name]] = set()
+        self._undo: list[Any] | None = None
+
+    def knows(self, name: Name) -> bool:
+        """Whether the record's row (or its absence) is loaded."""
+        return name in self.rows
+
+    def row(self, name: Name) -> Row | None:
+        """A record's row. Raises `UndeclaredError`."""
+        try:
+            return self.rows[name]
+        except KeyError:
+            raise UndeclaredError(f"record {name}") from None
+
+    def dependents_of(self, name: Name) -> list[Name]:
+        """Active and waiting records that need this one. Raises `UndeclaredError`."""
+        try:
+            return sorted(self.dependents[name])
+        except KeyError:
+            raise UndeclaredError(f"dependents of {name}") from None
+
+    def edit(self, name: Name) -> Row:
+        """A copy of the row to change, in its place (a new one where there was none)."""
+        before = self.row(name)
+        row = Row(*name) if before is None else copy.copy(before)
+        if self._undo is not None:
+            self._undo.append((self._restore_row, name, before, name in self.changed))
+        self.rows[name] = row
+        self.changed.add(name)
+        return row
+
+    def link(self, needed: Name, dependent: Name) -> None:
+        """`dependent` needs `needed` from now on."""
+        self._relink(needed, dependent, present=True)
+
+    def unlink(self, needed: Name, dependent: Name) -> None:
+        """`dependent` does not need `needed` any more."""
+        self._relink(needed, dependent, present=False)
+
+    def _relink(self, needed: Name, dependent: Name, *, present: bool) -> None:
+        pair = (needed, dependent)
+        if self._undo is not None:
+            self._undo.append((self._restore_link, pair, pair in self.linked, pair in self.unlinked))
+        (self.linked if present else self.unlinked).add(pair)
+        (self.unlinked if present else self.linked).discard(pair)
+        if needed in self.dependents:
+            before = self.dependents[needed]
+            if self._undo is not None:
+                self._undo.append((self._restore_dependent, needed, dependent, dependent in before))
+            (before.add if present else before.discard)(dependent)
+
+    def begin(self) -> None:
+        """From here on changes can be undone."""
+        self._undo = []
+
+    def undo(self) -> None:
+        """Takes back every change since `begin`."""
+        for step, *arguments in reversed(self._undo or []):
+            step(*arguments)
+        self._undo = []
+
+    def _restore_row(self, name: Name, before: Row | None, was_changed: bool) -> None:  # noqa: FBT001
+        self.rows[name] = before
+        if not was_changed:
+            self.changed.discard(name)
+
+    def _restore_link(self, pair: tuple[Name, Name], linked: bool, unlinked: bool) -> None:  # noqa: FBT001
+        (self.linked.add if linked else self.linked.discard)(pair)
+        (self.unlinked.add if unlinked else self.unlinked.discard)(pair)
+
+    def _restore_dependent(self, needed: Name, dependent: Name, present: bool) -> None:  # noqa: FBT001
+        (self.dependents[needed].add if present else self.dependents[needed].discard)(dependent)
+
+
+class WholeView(View):
+    """A view that holds everything from the first event on: what is not there is absent."""
+
+    def knows(self, name: Name) -> bool:  # noqa: ARG002
+        """Everything is known."""
+        return True
+
+    def row(self, name: Name) -> Row | None:
+        """A record's row, or None where the ledger knows of no such record."""
+        return self.rows.get(name)
+
+    def dependents_of(self, name: Name) -> list[Name]:
+        """Active and waiting records that need this one."""
+        return sorted(self.dependents.get(name, ()))
+
+    def _relink(self, needed: Name, dependent: Name, *, present: bool) -> None:
+        self.dependents.setdefault(needed, set())
+        super()._relink(needed, dependent, present=present)
