@@ -34,3 +34,12 @@ def to_text(instant: int) -> str:
     """`1700000000000000` -> `"2023-11-14T22:13:20.000000Z"`."""
     moment = _EPOCH + timedelta(microseconds=instant)
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def parse(text: str) -> int:
+    """An ISO 8601 instant with an offset or `Z`. Raises `ValueError`."""
+    # a `+` in a query that was not escaped arrives as a blank
+    moment = datetime.fromisoformat(text.strip().replace(" ", "+") if "T" in text else text)
+    if moment.tzinfo is None:
+        raise ValueError(text)
+    return from_datetime(moment)

@@ -11,10 +11,14 @@ from ledger import vault
 from ledger.codec import decode
 from ledger.database import Database
 from ledger.events import Event, RecordReceived
+from ledger.queries import load_queries
 from ledger.store import EventStore
 from ledger.vault import MasterKey, SubjectKey
 from projections.fold import CurrentState, outcome_columns
 from projections.state import WholeView, to_columns
+
+
+_SQL = load_queries("projections")
 
 
 class Rebuilt(msgspec.Struct):
@@ -40,24 +44,22 @@ class Unsealer:
         if not wanted:
             return
         async with self._database.transaction(self._tenant) as connection:
-            rows = await connection.fetch(
-                "select k.key_id, k.subject, k.wrapped from unnest($2::bytea[]) w (key_id)"
-                " cross join lateral (select * from vault.keys k where k.tenant_id = $1"
-                " and k.key_id = w.key_id and k.wrapped is not null limit 1) k",
-                self._tenant,
-                wanted,
-            )
+            rows = await connection.fetch(_SQL["keys_by_id"], self._tenant, wanted)
         for key_id, subject, wrapped in rows:
             self._keys[key_id] = self._master_key.unwrap(self._tenant, key_id, subject, wrapped)
 
     def payload(self, event: Event) -> bytes | None:
         """The payload in clear, None where its key was destroyed."""
-        if event.key_id is None:
-            return event.payload
-        key = self._keys.get(event.key_id)
-        if key is None:
-            return None
-        return key.open(event.payload, vault.bound_to(event.tenant_id, event.stream, event.version))
+        return self.open(event.key_id, event.payload, event.tenant_id, event.stream, event.version)
+
+    def open(
+        self, key_id: bytes | None, payload: bytes, tenant_id: str, stream: str, version: int
+    ) -> bytes | None:
+        """The same for the columns of an event."""
+        if key_id is None:
+            return payload
+        key = self._keys.get(key_id)
+        return key and key.open(payload, vault.bound_to(tenant_id, stream, version))
 
 
 async def pages(

@@ -1,0 +1,67 @@
+"""The application: routes, guards, errors, OpenAPI, and the life of its service."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from litestar import Litestar
+from litestar.config.app import AppConfig
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, Tag
+
+from api.audit import audit_handlers
+from api.documents import document_sync
+from api.guards import loopback_only
+from api.pages import SWAGGER, assets, page_handlers
+from api.problems import HANDLERS
+from api.service import Service
+from api.state import state_handlers
+from api.sync import sync_handler
+from ledger.installation import Installation
+from ledger.zoho.entities import ENTITIES, Entities
+from projections.fold import CurrentState
+
+
+def create_app(
+    installation: Installation,
+    entities: Entities = ENTITIES,
+    projection: CurrentState | None = None,
+) -> Litestar:
+    """The whole HTTP face over an installation that is open."""
+    service = Service(installation, entities, projection)
+
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        async with service.running():
+            yield
+
+    handlers: list[Any] = [*page_handlers(service), *audit_handlers(service), assets()]
+    for entity in entities:
+        handlers += [sync_handler(service, entity), *state_handlers(service, entity)]
+    config = AppConfig(
+        route_handlers=handlers,
+        lifespan=[lifespan],
+        middleware=[loopback_only],
+        exception_handlers=HANDLERS,
+        openapi_config=OpenAPIConfig(
+            title=installation.settings.app_name,
+            version="1",
+            description="Carries a college's data from Zoho CRM to Moodle, and can prove it.",
+            path="/",
+            render_plugins=[SWAGGER, JsonRenderPlugin(path="/openapi.json")],
+            components=Components(),
+            tags=[
+                Tag("sync", "Records from Zoho"),
+                Tag("state", "What is known now"),
+                Tag("audit", "What happened, when, and why"),
+                Tag("operations", "For machines that watch this one"),
+            ],
+        ),
+    )
+    app = Litestar.from_config(config)
+    app.state.service = service
+    document_sync(app, entities)
+    return app

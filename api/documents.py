@@ -1,0 +1,131 @@
+"""The sync endpoints in the OpenAPI document (they are plain ASGI, so not found by Litestar)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import Litestar
+from litestar.openapi.spec import (
+    Example,
+    OpenAPIMediaType,
+    OpenAPIResponse,
+    OpenAPIType,
+    Operation,
+    Parameter,
+    PathItem,
+    RequestBody,
+    Schema,
+)
+
+from ledger.zoho.entities import Entities, Entity
+
+_RECORDS: dict[str, dict[str, Any]] = {
+    "student": {
+        "id": "STUDENT_001",
+        "First_Name": "Layla",
+        "Last_Name": "Nasser",
+        "Academic_Email": "layla.nasser@college.example",
+    },
+    "program": {
+        "id": "PROD_001",
+        "Product_Name": "Python Essentials",
+        "Price": "199.99",
+        "status": "Active",
+    },
+    "class": {
+        "id": "CLASS_001",
+        "BTEC_Class_Name": "Python Fundamentals - Cohort A",
+        "Short_Name": "PY101-A",
+        "BTEC_Program": {"id": "PROD_001"},
+    },
+    "enrollment": {
+        "id": "ENR_001",
+        "Student": {"id": "STUDENT_001"},
+        "BTEC_Class": {"id": "CLASS_001"},
+        "status": "Active",
+    },
+}
+
+_PROBLEMS = {
+    "400": "The body cannot be read, or a header is wrong; nothing was stored.",
+    "409": "The first request with this idempotency key has no answer yet.",
+    "413": "The body is too large, or holds too many records; nothing was stored.",
+    "422": "The idempotency key was used before for another body; nothing was stored.",
+    "503": "Not recorded, or the outcome is not known: send the same request again.",
+}
+
+
+def document_sync(app: Litestar, entities: Entities) -> None:
+    """Adds one operation an entity."""
+    paths = app.openapi_schema.paths
+    assert paths is not None  # noqa: S101  (Litestar fills it)
+    for entity in entities:
+        paths[f"/v1/sync/{entity.plural}"] = PathItem(post=_operation(entity))
+
+
+def _operation(entity: Entity) -> Operation:
+    record = _RECORDS.get(entity.name, {"id": f"{entity.name.upper()}_001"})
+    answer = {
+        "status": "success",
+        "idempotency_key": "body-5f1d…",
+        "results": [
+            {
+                entity.id_key: record["id"],
+                "status": "NEW",
+                "message": f"{entity.title} created",
+                "position": 1,
+                "moodle_status": "PENDING_MOODLE",
+            }
+        ],
+    }
+    responses = {
+        "200": OpenAPIResponse(
+            description="Every record is on disk; each has its own result.",
+            content={"application/json": _media({"type": "object"}, "answer", answer)},
+        )
+    }
+    for status, why in _PROBLEMS.items():
+        responses[status] = OpenAPIResponse(
+            description=why,
+            content={"application/problem+json": OpenAPIMediaType(schema=_object())},
+        )
+    return Operation(
+        operation_id=f"sync_{entity.plural}",
+        summary=f"Records of {entity.plural} from Zoho",
+        description=(
+            'Takes `{"data": [record, ...]}`, `{"data": record}`, `{"records": [...]}`, a list, one '
+            "record, any of them as JSON text or in the form field `data`, `payload` or "
+            "`arguments`, form fields named as in the record, or the same in the query of an "
+            "empty POST. The content type is a hint only."
+        ),
+        tags=["sync"],
+        parameters=[
+            _header("X-Tenant-ID", "the college; absent: the default one"),
+            _header("X-Idempotency-Key", "1 to 255 visible ASCII characters; absent: derived"),
+        ],
+        request_body=RequestBody(
+            required=True,
+            content={"application/json": _media({}, "one record", {"data": [record]})},
+        ),
+        responses=responses,
+    )
+
+
+def _object() -> Schema:
+    return Schema(type=OpenAPIType.OBJECT)
+
+
+def _media(schema: dict[str, Any], name: str, value: Any) -> OpenAPIMediaType:
+    return OpenAPIMediaType(
+        schema=_object() if schema else Schema(), examples={name: Example(value=value)}
+    )
+
+
+def _header(name: str, description: str) -> Parameter:
+    return Parameter(
+        name=name,
+        param_in="header",
+        required=False,
+        description=description,
+        schema=Schema(type=OpenAPIType.STRING),
+    )

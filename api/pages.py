@@ -1,0 +1,82 @@
+"""Health, readiness, metrics, and the documentation with its assets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import swagger_ui
+from litestar import MediaType, Response, get
+from litestar.handlers import HTTPRouteHandler
+from litestar.openapi.plugins import SwaggerRenderPlugin
+from litestar.router import Router
+from litestar.static_files import create_static_files_router
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from api.problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, body_of
+from api.service import Service
+from ledger.errors import DatabaseAwayError
+
+_ASSETS = "/docs/assets"
+
+SWAGGER = SwaggerRenderPlugin(
+    path="/docs",
+    js_url=f"{_ASSETS}/swagger-ui-bundle.js",
+    css_url=f"{_ASSETS}/swagger-ui.css",
+    standalone_preset_js_url=f"{_ASSETS}/swagger-ui-standalone-preset.js",
+    favicon=f'<link rel="icon" href="{_ASSETS}/favicon-32x32.png">',
+)
+
+
+def assets() -> Router:
+    """Swagger UI's files, from this machine."""
+    folder = Path(swagger_ui.__file__).parent / "static"
+    return create_static_files_router(_ASSETS, [folder], include_in_schema=False)
+
+
+def page_handlers(service: Service) -> list[HTTPRouteHandler]:
+    """The routes for machines that watch this one."""
+
+    @get(
+        "/v1/health",
+        operation_id="health",
+        summary="The process lives",
+        tags=["operations"],
+        sync_to_thread=False,
+    )
+    def health() -> dict[str, str]:
+        return {"status": "healthy"}
+
+    @get(
+        "/v1/ready",
+        operation_id="ready",
+        summary="Records can be accepted",
+        description="503 only when a record could not be accepted; `degraded` names the rest.",
+        tags=["operations"],
+    )
+    async def ready() -> Response[Any]:
+        try:
+            async with service.database.connection() as connection:
+                writable = not await connection.fetchval(
+                    "select pg_is_in_recovery() or current_setting('transaction_read_only')::bool"
+                )
+        except DatabaseAwayError:
+            writable = False
+        if not writable:
+            return Response(
+                body_of(503, "The ledger's database cannot be written."),
+                status_code=503,
+                media_type=MEDIA_TYPE,
+                headers={"Retry-After": RETRY_AFTER_SECONDS},
+            )
+        degraded = [
+            {"part": "queue", "reason": f"the queue of tenant {tenant_id} is full"}
+            for tenant_id in service.lanes.full
+        ]
+        return Response({"status": "ready", "degraded": degraded})
+
+    @get("/metrics", include_in_schema=False, media_type=MediaType.TEXT, sync_to_thread=False)
+    def metrics() -> Response[bytes]:
+        return Response(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
+
+    return [health, ready, metrics]

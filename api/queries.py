@@ -1,0 +1,100 @@
+"""Query parameters, checked: what is unknown or cannot be read is a 400 that says so."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from litestar import Request
+
+from api.problems import ProblemError
+from ledger import clock
+
+LIMIT, MOST = 100, 1000
+
+
+class Query:
+    """The query of one request. Raises `ProblemError` 400 wherever it is wrong."""
+
+    def __init__(self, request: Request[Any, Any, Any], allowed: Iterable[str]) -> None:
+        self._values: dict[str, str] = {}
+        known = sorted(allowed)
+        for name, value in request.query_params.multi_items():
+            if name not in known:
+                use = f"use {', '.join(known)}" if known else "there are none here"
+                raise ProblemError(400, f"Unknown parameter {name[:80]!r}: {use}.")
+            if name in self._values:
+                raise ProblemError(400, f"Parameter {name} is given twice.")
+            if "\x00" in value:
+                raise ProblemError(400, f"Parameter {name} holds a NUL character.")
+            self._values[name] = value
+
+    def text(self, name: str) -> str | None:
+        """A text, None where it is absent."""
+        return self._values.get(name)
+
+    def choice(self, name: str, allowed: Iterable[str]) -> str | None:
+        """One of some words, None where it is absent."""
+        value = self._values.get(name)
+        if value is not None and value not in (options := list(allowed)):
+            raise ProblemError(400, f"{name} is {value[:80]!r}: use {', '.join(options)}.")
+        return value
+
+    def integer(self, name: str, default: int, least: int, most: int) -> int:
+        """A whole number within bounds."""
+        text = self._values.get(name)
+        if text is None:
+            return default
+        if not re.fullmatch(r"\d{1,18}", text) or not least <= int(text) <= most:
+            raise ProblemError(
+                400, f"{name} is {text[:80]!r}: use a whole number from {least} to {most}."
+            )
+        return int(text)
+
+    def limit(self) -> int:
+        """How many items a page holds."""
+        return self.integer("limit", LIMIT, 1, MOST)
+
+    def instant(self, name: str) -> int | None:
+        """An instant in microseconds, None where it is absent."""
+        text = self._values.get(name)
+        if text is None:
+            return None
+        try:
+            return clock.parse(text)
+        except ValueError:
+            raise ProblemError(
+                400,
+                f"{name} is {text[:80]!r}: use an instant such as 2026-02-11T14:05:09Z.",
+            ) from None
+
+    def boolean(self, name: str) -> bool:
+        """`true` or `false`, false where it is absent."""
+        return self.choice(name, ("true", "false")) == "true"
+
+    def cursor(self, shape: type[Any]) -> Any:
+        """What `cursor` stands for, None where it is absent."""
+        text = self._values.get("cursor")
+        if text is None:
+            return None
+        try:
+            padded = text + "=" * (-len(text) % 4)
+            return msgspec.json.decode(base64.urlsafe_b64decode(padded), type=shape)
+        except (msgspec.MsgspecError, binascii.Error, ValueError):
+            raise ProblemError(
+                400, "cursor is not one of this list: use the text of next, or leave it out."
+            ) from None
+
+
+def cursor_of(value: Any) -> str:
+    """An opaque cursor for the next page."""
+    return base64.urlsafe_b64encode(msgspec.json.encode(value)).rstrip(b"=").decode()
+
+
+def page(items: list[Any], limit: int, next_cursor: str | None) -> dict[str, Any]:
+    """A list's answer; `items` may hold one more than `limit`, which is cut."""
+    return {"items": items[:limit], "next": next_cursor if len(items) > limit else None}

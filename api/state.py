@@ -1,0 +1,127 @@
+"""The present: `GET /v1/{plural}` and `GET /v1/{plural}/{zoho_id}`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import Request, get
+from litestar.handlers import HTTPRouteHandler
+from litestar.openapi.spec import Example
+from litestar.params import Parameter
+
+from api.answers import moodle_status
+from api.guards import tenant_of
+from api.problems import ProblemError
+from api.queries import LIMIT, MOST, Query, cursor_of, page
+from api.service import Service
+from ledger import clock
+from ledger.queries import load_queries
+from ledger.zoho.entities import Entity
+from projections.state import ACTIVE, DELETED, WAITING, Row, from_columns
+
+_SQL = load_queries("projections")
+_STATES = (ACTIVE, WAITING, DELETED, "all")
+_MOODLE_ID = {
+    "student": "moodle_user_id",
+    "class": "moodle_course_id",
+    "program": "moodle_course_id",
+    "enrollment": "moodle_enrollment_id",
+}
+_BOOKKEEPING = 2  # tenant_id and generation come first in `select *`
+
+
+def state_handlers(service: Service, entity: Entity) -> list[HTTPRouteHandler]:
+    """The two routes of one entity."""
+
+    @get(
+        f"/v1/{entity.plural}",
+        operation_id=f"list_{entity.plural}",
+        summary=f"List {entity.plural}",
+        description="Active ones by `zoho_id`, bytewise; other states with `state`.",
+        tags=["state"],
+    )
+    async def list_records(
+        request: Request[Any, Any, Any],
+        shown_state: str | None = Parameter(
+            query="state", default=None, description="active (default), waiting, deleted or all"
+        ),
+        limit: str | None = Parameter(
+            default=None, description=f"items a page, 1 to {MOST}, default {LIMIT}"
+        ),
+        cursor: str | None = Parameter(default=None, description="the text of `next`"),
+    ) -> dict[str, Any]:
+        del shown_state, limit, cursor  # documented here, read and checked below
+        query = Query(request, ("state", "limit", "cursor"))
+        tenant_id = tenant_of(request.scope["headers"], service.settings)
+        state = query.choice("state", _STATES) or ACTIVE
+        limit_ = query.limit()
+        after = query.cursor(str) or ""
+        async with service.database.transaction(tenant_id) as connection:
+            if state == "all":
+                rows = await connection.fetch(
+                    _SQL["list_all_records"], tenant_id, entity.name, after, limit_ + 1
+                )
+            else:
+                rows = await connection.fetch(
+                    _SQL["list_records"], tenant_id, entity.name, state, after, limit_ + 1
+                )
+        items = [_item(service, tenant_id, entity, from_columns(r[_BOOKKEEPING:])) for r in rows]
+        return page(items, limit_, cursor_of(items[limit_ - 1]["zoho_id"]) if items[limit_:] else None)
+
+    @get(
+        f"/v1/{entity.plural}/{{zoho_id:str}}",
+        operation_id=f"get_{entity.name}",
+        summary=f"One {entity.name}",
+        description="Whatever its state; 404 where the ledger never accepted such a record.",
+        tags=["state"],
+    )
+    async def one_record(
+        request: Request[Any, Any, Any],
+        zoho_id: str = Parameter(examples=[Example(value="STUDENT_001")]),
+    ) -> dict[str, Any]:
+        Query(request, ())
+        tenant_id = tenant_of(request.scope["headers"], service.settings)
+        row = None
+        if "\x00" not in zoho_id:
+            async with service.database.transaction(tenant_id) as connection:
+                row = await connection.fetchrow(
+                    _SQL["one_record"], tenant_id, entity.name, zoho_id
+                )
+        if row is None:
+            raise ProblemError(
+                404, f"The ledger of {tenant_id} knows no {entity.name} {zoho_id[:80]!r}."
+            )
+        return _item(service, tenant_id, entity, from_columns(row[_BOOKKEEPING:]))
+
+    return [list_records, one_record]
+
+
+def _item(service: Service, tenant_id: str, entity: Entity, row: Row) -> dict[str, Any]:
+    item: dict[str, Any] = {"zoho_id": row.zoho_id, "state": row.state}
+    item.update({f.name: row.fields.get(f.name) for f in entity.fields})
+    if row.state == WAITING:
+        item["waiting_for"] = waiting_for(row)
+    item.update(
+        version=row.version,
+        state_version=row.state_version,
+        position=row.position,
+        created_at=_text(row.created_at),
+        updated_at=_text(row.updated_at),
+        deleted_at=_text(row.deleted_at),
+        moodle_status=None,
+    )
+    if row.state != WAITING:
+        enabled = service.settings.tenant(tenant_id).moodle_enabled
+        item["moodle_status"] = moodle_status(enabled=enabled)
+    if entity.name in _MOODLE_ID:
+        item[_MOODLE_ID[entity.name]] = None
+    return item
+
+
+def waiting_for(row: Row) -> list[dict[str, str]]:
+    """[{"entity", "zoho_id"}]."""
+    return [{"entity": e, "zoho_id": i} for e, i in row.waiting_for]
+
+
+def _text(instant: int | None) -> str | None:
+    return None if instant is None else clock.to_text(instant)

@@ -1,0 +1,146 @@
+"""Runs the HTTP server: sockets on localhost, workers, a clean end."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+import structlog
+import uvicorn
+from litestar.types import ASGIApp
+from uvicorn.supervisors import Multiprocess
+
+from api.app import create_app
+from api.guards import LOOPBACK
+from ledger import settings as configuration
+from ledger.errors import ConfigurationError
+from ledger.installation import Installation, open_installation
+
+SHUTDOWN_SECONDS = 8
+BACKLOG = 2048
+_PR_SET_PDEATHSIG = 1
+
+
+def configure_logging(level: str) -> None:
+    """One JSON line an event, to stderr."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.dict_tracebacks,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level.lower()),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+    )
+
+
+def tell(line: str) -> None:
+    """One line for whoever started the program."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Sockets for a host; `localhost` is both 127.0.0.1 and, where there is one, ::1.
+
+    Raises `ConfigurationError`.
+    """
+    if host not in LOOPBACK:
+        raise ConfigurationError(
+            f"--host {host}: AUTH=off serves on loopback only: use localhost, 127.0.0.1 or ::1"
+        )
+    addresses = ["127.0.0.1", "::1"] if host == "localhost" else [host]
+    sockets: list[socket.socket] = []
+    for address in addresses:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        try:
+            listening = socket.socket(family, socket.SOCK_STREAM)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            bound_port = sockets[0].getsockname()[1] if sockets else port
+            listening.bind((address, bound_port))
+            listening.listen(BACKLOG)
+            listening.set_inheritable(True)
+            sockets.append(listening)
+        except OSError as error:
+            if address == "::1" and sockets:
+                continue  # a machine without IPv6
+            raise ConfigurationError(
+                f"--port {port}: {address} cannot be bound: {error.strerror}"
+            ) from None
+    return sockets
+
+
+class WorkerApp:
+    """The application of one process; it opens the ledger in that process's own loop."""
+
+    def __init__(self, settings: configuration.Settings, parent: int) -> None:
+        self._settings = settings
+        self._parent = parent
+        self._app: ASGIApp | None = None
+        self._installation: Installation | None = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await self._open()
+        assert self._app is not None  # noqa: S101  (lifespan comes first)
+        await self._app(scope, receive, send)
+
+    async def _open(self) -> None:
+        configure_logging(self._settings.log_level)
+        if os.getpid() != self._parent:
+            self._die_with_parent()
+        self._installation = await open_installation(self._settings)
+        self._app = create_app(self._installation)
+        # what exists now lives as long as the process: the collector need not look at it
+        gc.collect()
+        gc.freeze()
+
+    def _die_with_parent(self) -> None:
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != self._parent:
+                os._exit(1)
+
+
+def serve(settings: configuration.Settings, host: str, port: int, workers: int) -> int:
+    """Serves until SIGINT or SIGTERM. Raises `ConfigurationError`."""
+    sockets = bind(host, port)
+    installation = asyncio.run(open_installation(settings, tell))
+    names = ", ".join(_url(s) for s in sockets)
+    tell(f"serving on {names} (documentation: {_url(sockets[0])}/docs)")
+    app = WorkerApp(settings, os.getpid())
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        workers=workers,
+        access_log=False,
+        log_level="warning",
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        lifespan="on",
+        server_header=False,
+        backlog=BACKLOG,
+        proxy_headers=False,
+    )
+    try:
+        if workers > 1:
+            Multiprocess(config, target=uvicorn.Server(config).run, sockets=sockets).run()
+            return 0
+        server = uvicorn.Server(config)
+        server.run(sockets=sockets)
+        return 0 if server.started else 1
+    finally:
+        installation.close()
+
+
+def _url(listening: socket.socket) -> str:
+    address, port = listening.getsockname()[:2]
+    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
