@@ -57,14 +57,9 @@ def state_handlers(service: Service, entity: Entity) -> list[HTTPRouteHandler]:
         limit_ = query.limit()
         after = query.cursor(str) or ""
         async with service.database.transaction(tenant_id) as connection:
-            if state == "all":
-                rows = await connection.fetch(
-                    _SQL["list_all_records"], tenant_id, entity.name, after, limit_ + 1
-                )
-            else:
-                rows = await connection.fetch(
-                    _SQL["list_records"], tenant_id, entity.name, state, after, limit_ + 1
-                )
+            rows = await connection.fetch(
+                _SQL[f"list_{state}_records"], tenant_id, entity.name, after, limit_ + 1
+            )
         items = [_item(service, tenant_id, entity, from_columns(r[_BOOKKEEPING:])) for r in rows]
         return page(items, limit_, cursor_of(items[limit_ - 1]["zoho_id"]) if items[limit_:] else None)
 

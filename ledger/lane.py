@@ -210,7 +210,8 @@ class Lane:
             self._task = asyncio.create_task(self._run(), name=f"lane {self._tenant}")
         self._wake.set()
         try:
-            return await asyncio.wait_for(waiting.future, WAIT_SECONDS)
+            async with asyncio.timeout(WAIT_SECONDS):
+                return await waiting.future
         except TimeoutError:
             if self._is_in_flight(waiting):
                 raise KeyInFlightError(delivery.key) from None

@@ -6,12 +6,30 @@ select r.* from ledger.heads h cross join lateral (
    limit 1) r
  where h.tenant_id = $1;
 
--- list_records: rows of one entity in one state behind an id, bytewise
+-- list_active_records: rows of one entity behind an id, bytewise
 select r.* from ledger.heads h cross join lateral (
   select * from ledger.records r
    where r.tenant_id = h.tenant_id and r.generation = h.generation
-     and r.entity = $2 and r.state = $3 and r.zoho_id > $4
-   order by r.zoho_id limit $5) r
+     and r.entity = $2 and r.state = 'active' and r.zoho_id > $3
+   order by r.zoho_id limit $4) r
+ where h.tenant_id = $1
+ order by r.zoho_id;
+
+-- list_waiting_records: rows of one entity behind an id, bytewise
+select r.* from ledger.heads h cross join lateral (
+  select * from ledger.records r
+   where r.tenant_id = h.tenant_id and r.generation = h.generation
+     and r.entity = $2 and r.state = 'waiting' and r.zoho_id > $3
+   order by r.zoho_id limit $4) r
+ where h.tenant_id = $1
+ order by r.zoho_id;
+
+-- list_deleted_records: rows of one entity behind an id, bytewise
+select r.* from ledger.heads h cross join lateral (
+  select * from ledger.records r
+   where r.tenant_id = h.tenant_id and r.generation = h.generation
+     and r.entity = $2 and r.state = 'deleted' and r.zoho_id > $3
+   order by r.zoho_id limit $4) r
  where h.tenant_id = $1
  order by r.zoho_id;
 
@@ -36,12 +54,13 @@ select r.* from ledger.heads h cross join lateral (
 -- keys_by_id: keys of the vault that are not destroyed
 select k.key_id, k.subject, k.wrapped from unnest($2::bytea[]) w (key_id) cross join lateral (
   select * from vault.keys k
-   where k.tenant_id = $1 and k.key_id = w.key_id and k.wrapped is not null
-   limit 1) k;
+   where k.tenant_id = $1 and k.key_id = w.key_id
+   limit 1) k
+ where k.wrapped is not null;
 
 -- position_at: the first position recorded at or behind an instant
 select position from ledger.events
- where tenant_id = $1 and recorded_at >= $2
+ where tenant_id = $1 and recorded_at >= $2 and recorded_at > '1970-01-01 00:00:00+00'
  order by recorded_at, position limit 1;
 
 -- events_by_position: events with their outcomes, filters that are null do not count

@@ -114,10 +114,18 @@ def serve(settings: configuration.Settings, host: str, port: int, workers: int) 
     """Serves until SIGINT or SIGTERM. Raises `ConfigurationError`."""
     sockets = bind(host, port)
     installation = asyncio.run(open_installation(settings, tell))
-    names = ", ".join(_url(s) for s in sockets)
-    tell(f"serving on {names} (documentation: {_url(sockets[0])}/docs)")
-    app = WorkerApp(settings, os.getpid())
-    config = uvicorn.Config(
+    names = ", ".join(url_of(s) for s in sockets)
+    tell(f"serving on {names} (documentation: {url_of(sockets[0])}/docs)")
+    config = config_for(WorkerApp(settings, os.getpid()), workers)
+    try:
+        return run(config, sockets)
+    finally:
+        installation.close()
+
+
+def config_for(app: Any, workers: int) -> uvicorn.Config:
+    """How an application is served."""
+    return uvicorn.Config(
         app,
         loop="uvloop",
         http="httptools",
@@ -130,17 +138,18 @@ def serve(settings: configuration.Settings, host: str, port: int, workers: int) 
         backlog=BACKLOG,
         proxy_headers=False,
     )
-    try:
-        if workers > 1:
-            Multiprocess(config, target=uvicorn.Server(config).run, sockets=sockets).run()
-            return 0
-        server = uvicorn.Server(config)
-        server.run(sockets=sockets)
-        return 0 if server.started else 1
-    finally:
-        installation.close()
 
 
-def _url(listening: socket.socket) -> str:
+def run(config: uvicorn.Config, sockets: list[socket.socket]) -> int:
+    """Serves until a signal; the exit code."""
+    if config.workers > 1:
+        Multiprocess(config, target=uvicorn.Server(config).run, sockets=sockets).run()
+        return 0
+    server = uvicorn.Server(config)
+    server.run(sockets=sockets)
+    return 0 if server.started else 1
+
+
+def url_of(listening: socket.socket) -> str:
     address, port = listening.getsockname()[:2]
     return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"

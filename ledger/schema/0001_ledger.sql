@@ -49,8 +49,12 @@ create table ledger.events (
   primary key (tenant_id, position)
 );
 create unique index events_by_stream on ledger.events (tenant_id, stream, version);
-create index events_by_time on ledger.events (tenant_id, recorded_at, position);
-create index events_by_delivery on ledger.events (tenant_id, delivery_id, position);
+-- Without statistics a planner takes any index whose first columns match, so every
+-- secondary index is partial: only a query that names its predicate can use it.
+create index events_by_time on ledger.events (tenant_id, recorded_at, position)
+  where recorded_at > '1970-01-01 00:00:00+00';
+create index events_by_delivery on ledger.events (tenant_id, delivery_id, position)
+  where delivery_id is not null;
 
 -- The answer to each remembered delivery, written with the events it speaks of.
 -- `records` lists the records as that delivery left them ([entity, id, state_version]).
@@ -66,7 +70,6 @@ create table ledger.idempotency (
   expires_at  timestamptz not null,
   primary key (tenant_id, endpoint, key)
 ) with (fillfactor = 80);
-create index idempotency_by_expiry on ledger.idempotency (tenant_id, expires_at);
 
 -- Events whose handler failed, kept with the reason until they are applied again.
 create table ledger.parked (

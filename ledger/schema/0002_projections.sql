@@ -29,8 +29,11 @@ create table ledger.records (
   fields             bytea,
   primary key (tenant_id, generation, entity, zoho_id)
 ) with (fillfactor = 80);
-create index records_by_state on ledger.records
-  (tenant_id, generation, entity, state, zoho_id);
+-- Partial, so that no planner without statistics takes them for a look-up by key.
+create index records_deleted on ledger.records
+  (tenant_id, generation, entity, zoho_id) where state = 'deleted';
+create index records_waiting_by_id on ledger.records
+  (tenant_id, generation, entity, zoho_id) where state = 'waiting';
 create index records_waiting on ledger.records
   (tenant_id, generation, waiting_since, own_position, zoho_id) where state = 'waiting';
 
@@ -62,7 +65,7 @@ create table ledger.outcomes (
   primary key (tenant_id, generation, position, entity, zoho_id)
 );
 create index outcomes_by_record on ledger.outcomes
-  (tenant_id, generation, entity, zoho_id, position);
+  (tenant_id, generation, entity, zoho_id, position) where zoho_id <> '';
 create index outcomes_by_status on ledger.outcomes
   (tenant_id, generation, status, position)
   where status in ('INVALID', 'SKIPPED', 'ERROR', 'DELETED');

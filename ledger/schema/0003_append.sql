@@ -35,7 +35,7 @@ create function ledger.append_v1(
   p_events ledger.event_v1[], p_outcomes ledger.outcome_v1[], p_records ledger.record_v1[],
   p_links ledger.link_v1[], p_unlinks ledger.link_v1[],
   p_keys ledger.key_v1[], p_answers ledger.answer_v1[], p_parked ledger.parked_v1[]
-) returns text language plpgsql as $$
+) returns text language plpgsql set plan_cache_mode = force_generic_plan as $$
 declare
   head record;
 begin
@@ -47,11 +47,11 @@ begin
   end if;
   if exists (
     select from unnest(p_answers) a cross join lateral (
-      select from ledger.idempotency i
+      -- by key alone: a planner without statistics would take the index by expiry
+      select i.expires_at from ledger.idempotency i
        where i.tenant_id = p_tenant and i.endpoint = a.endpoint and i.key = a.key
-         and i.expires_at > p_now
        limit 1) i
-     where not a.replaces
+     where i.expires_at > p_now and not a.replaces
   ) then
     return 'known';
   end if;
@@ -123,7 +123,7 @@ create function ledger.load_v1(
   out head ledger.heads, out records ledger.record_v1[],
   out dependents ledger.link_v1[], out dependent_records ledger.record_v1[],
   out keys ledger.key_v1[], out answers ledger.answer_v1[]
-) language plpgsql as $$
+) language plpgsql set plan_cache_mode = force_generic_plan as $$
 begin
   perform set_config('ledger.tenant', p_tenant, true);
   if p_lock then

@@ -46,7 +46,8 @@ def read_payload(
     if body[:1] in (b"{", b"[") and content_type.startswith("application/json"):
         try:
             value = _decoder.decode(body)  # nearly every request
-            _check_depth(value)
+            if body.count(b"{") + body.count(b"[") > MAX_DEPTH:
+                _check_depth(value)
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             value = _NOT_JSON
     usual = value is not _NOT_JSON

@@ -21,6 +21,9 @@ _UNSUBSTITUTED = re.compile(r"\$\{[^}]*\}")
 _PREFIX = "zcrm_"  # old Deluge and Analytics exports write zcrm_<id>
 
 
+_EMPTY = frozenset({"", "null", "-None-"})
+
+
 class UnreadableError(Exception):
     """A value is there but cannot be read. The text is the problem, without the value."""
 
@@ -31,7 +34,9 @@ def is_empty(value: Any) -> bool:
         return True
     if isinstance(value, str):
         text = value.strip()
-        return text in {"", "null", "-None-"} or bool(_UNSUBSTITUTED.fullmatch(text))
+        if text[:1] == "$":
+            return bool(_UNSUBSTITUTED.fullmatch(text))
+        return text in _EMPTY
     return isinstance(value, list) and not value
 
 
@@ -90,7 +95,7 @@ def read_lookup(value: Any) -> str | None:
             raise UnreadableError("is a lookup without an id")
         return read_id(value.get("id", value.get("ID")))
     found = read_id(value)
-    if found is not None and re.search(r"\s", found):
+    if found is not None and len(found.split()) > 1:
         raise UnreadableError("looks like a display name, not like an id")
     return found
 
@@ -105,10 +110,13 @@ def _inner_lookup(row: Any) -> Any:
     return row
 
 
+_EMPTY_FRACTION = re.compile(r"^(\d+)\.0+$")
+
+
 def read_moodle_id(value: Any) -> str | None:
     """Stripped text; a number without its empty fraction: `42.0` -> `"42"`."""
     text = read_text(value).strip()
-    return re.sub(r"^(\d+)\.0+$", r"\1", text)
+    return _EMPTY_FRACTION.sub(r"\1", text) if "." in text else text
 
 
 # Grouping as people write it: blanks of any kind, apostrophes, the Arabic separator.

@@ -1,0 +1,83 @@
+"""Fixtures: a real PostgreSQL for the whole run, a tenant of its own for each test.
+
+`TEST_POSTGRES_BINDIR` names the server binaries to test on; without it, the
+embedded ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from ledger.database import Database
+from ledger.embedded import Embedded
+from ledger.installation import Installation, open_installation
+from ledger.settings import Settings
+from tests.harness import Ledger, Server
+
+
+def fresh_home() -> Path:
+    """A directory that PostgreSQL's user may enter, with a path short enough for sockets."""
+    home = Path(tempfile.mkdtemp(prefix="slt-", dir="/tmp"))  # noqa: S108
+    home.chmod(0o711)
+    return home
+
+
+@pytest.fixture(scope="session")
+def home() -> Iterator[Path]:
+    """A LEDGER_HOME whose PostgreSQL runs for the whole session."""
+    home = fresh_home()
+    bindir = os.environ.get("TEST_POSTGRES_BINDIR")
+    embedded = Embedded(home, Path(bindir) if bindir else None)
+    embedded.start()
+    yield home
+    embedded.stop_using()
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def installation(home: Path) -> Iterator[Installation]:
+    """The session's ledger, migrated."""
+    installation = asyncio.run(open_installation(Settings(home=home)))
+    yield installation
+    installation.close()
+
+
+@pytest.fixture
+async def database(installation: Installation) -> AsyncIterator[Database]:
+    """A pool under the application's role."""
+    database = installation.database()
+    await database.open()
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+def tenant() -> str:
+    """A tenant that no other test knows."""
+    return f"t-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+async def ledger(
+    installation: Installation, database: Database, tenant: str
+) -> AsyncIterator[Ledger]:
+    """One tenant's lane and readers in this process."""
+    ledger = Ledger(installation, database, tenant)
+    yield ledger
+    await ledger.close()
+
+
+@pytest.fixture(scope="session")
+def server(home: Path, installation: Installation) -> Iterator[Server]:
+    """A server process that lasts for the session."""
+    del installation  # the server finds it migrated
+    with Server(home) as server:
+        yield server
