@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, get
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 
 from api.answers import changes_of, problems_of
 from api.guards import tenant_of
@@ -32,8 +32,23 @@ _FILTERS = (
 )  # fmt: skip
 
 
-def _described(text: str, name: str | None = None) -> Any:
-    return Parameter(query=name, default=None, description=text)
+# As the document shows them; `Query` reads and checks them.
+Entity = Annotated[str | None, QueryParameter(description="student, program, class or enrollment")]
+ZohoId = Annotated[str | None, QueryParameter(description="one record's id")]
+Status = Annotated[str | None, QueryParameter(description=", ".join(STATUSES))]
+Reason = Annotated[str | None, QueryParameter(description="such as stale, deleted, not_approved")]
+Source = Annotated[str | None, QueryParameter(description=", ".join(SOURCES))]
+DeliveryId = Annotated[str | None, QueryParameter(description="the X-Delivery-ID of an answer")]
+Since = Annotated[
+    str | None, QueryParameter(name="from", description="an instant, inclusive")
+]
+Until = Annotated[
+    str | None, QueryParameter(name="to", description="an instant, exclusive")
+]
+After = Annotated[str | None, QueryParameter(description="a position, exclusive")]
+Cursor = Annotated[str | None, QueryParameter(description="the text of `next`")]
+Payload = Annotated[str | None, QueryParameter(description="true: with the record as stored")]
+Limit = Annotated[str | None, QueryParameter(description=f"items a page, 1 to {MOST}, default {LIMIT}")]
 
 
 def audit_handlers(service: Service) -> list[HTTPRouteHandler]:
@@ -49,18 +64,18 @@ def audit_handlers(service: Service) -> list[HTTPRouteHandler]:
     )
     async def list_events(  # noqa: PLR0913
         request: Request[Any, Any, Any],
-        entity: str | None = _described("student, program, class or enrollment"),
-        zoho_id: str | None = _described("one record's id"),
-        status: str | None = _described(", ".join(STATUSES)),
-        reason: str | None = _described("such as stale, deleted, not_approved"),
-        source: str | None = _described(", ".join(SOURCES)),
-        delivery_id: str | None = _described("the X-Delivery-ID of an answer"),
-        since: str | None = _described("an instant, inclusive", "from"),
-        until: str | None = _described("an instant, exclusive", "to"),
-        after: str | None = _described("a position, exclusive"),
-        cursor: str | None = _described("the text of `next`"),
-        payload: str | None = _described("true: with the record as stored"),
-        limit: str | None = _described(f"items a page, 1 to {MOST}, default {LIMIT}"),
+        entity: Entity = None,
+        zoho_id: ZohoId = None,
+        status: Status = None,
+        reason: Reason = None,
+        source: Source = None,
+        delivery_id: DeliveryId = None,
+        since: Since = None,
+        until: Until = None,
+        after: After = None,
+        cursor: Cursor = None,
+        payload: Payload = None,
+        limit: Limit = None,
     ) -> dict[str, Any]:
         # documented here, read and checked below
         del entity, zoho_id, status, reason, source, delivery_id, since, until, after, cursor
@@ -103,8 +118,8 @@ def audit_handlers(service: Service) -> list[HTTPRouteHandler]:
     )
     async def list_deferred(
         request: Request[Any, Any, Any],
-        limit: str | None = _described(f"items a page, 1 to {MOST}, default {LIMIT}"),
-        cursor: str | None = _described("the text of `next`"),
+        limit: Limit = None,
+        cursor: Cursor = None,
     ) -> dict[str, Any]:
         del limit, cursor  # documented here, read and checked below
         query = Query(request, ("limit", "cursor"))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from litestar import Request, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.spec import Example
-from litestar.params import Parameter
+from litestar.params import PathParameter, QueryParameter
 
 from api.answers import moodle_status
 from api.guards import tenant_of
@@ -42,13 +42,13 @@ def state_handlers(service: Service, entity: Entity) -> list[HTTPRouteHandler]:
     )
     async def list_records(
         request: Request[Any, Any, Any],
-        shown_state: str | None = Parameter(
-            query="state", default=None, description="active (default), waiting, deleted or all"
-        ),
-        limit: str | None = Parameter(
-            default=None, description=f"items a page, 1 to {MOST}, default {LIMIT}"
-        ),
-        cursor: str | None = Parameter(default=None, description="the text of `next`"),
+        shown_state: Annotated[
+            str | None, QueryParameter(name="state", description="active (default), waiting, deleted or all")
+        ] = None,
+        limit: Annotated[
+            str | None, QueryParameter(description=f"items a page, 1 to {MOST}, default {LIMIT}")
+        ] = None,
+        cursor: Annotated[str | None, QueryParameter(description="the text of `next`")] = None,
     ) -> dict[str, Any]:
         del shown_state, limit, cursor  # documented here, read and checked below
         query = Query(request, ("state", "limit", "cursor"))
@@ -72,7 +72,7 @@ def state_handlers(service: Service, entity: Entity) -> list[HTTPRouteHandler]:
     )
     async def one_record(
         request: Request[Any, Any, Any],
-        zoho_id: str = Parameter(examples=[Example(value="STUDENT_001")]),
+        zoho_id: Annotated[str, PathParameter(examples=[Example(value="STUDENT_001")])],
     ) -> dict[str, Any]:
         Query(request, ())
         tenant_id = tenant_of(request.scope["headers"], service.settings)

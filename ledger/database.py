@@ -153,8 +153,8 @@ class Database:
         Raises `DatabaseAwayError`; then the outcome of a write is not known.
         """
         async with self.connection() as connection:
-            await connection.execute(begin(tenant_id))
             try:
+                await connection.execute(begin(tenant_id))
                 yield connection
             except BaseException:
                 if not connection.is_closed():

@@ -313,8 +313,8 @@ class Lane:
         async with self._database.connection() as connection:
             if not lock:
                 return await self._fold_and_append(connection, batch, lock=False)
-            await connection.execute(begin(self._tenant))
             try:
+                await connection.execute(begin(self._tenant))
                 done = await self._fold_and_append(connection, batch, lock=True)
             except BaseException:
                 if not connection.is_closed():

@@ -1,0 +1,244 @@
+"""Lanes under failure: what was answered is there, what was not leaves no trace."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Coroutine, Generator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import pytest
+
+from ledger import chain, lane as lane_module
+from ledger.database import Database
+from ledger.errors import DatabaseAwayError, KeyConflictError, QueueFullError
+from ledger.events import Event, RecordReceived
+from ledger.installation import Installation
+from ledger.verify import follow
+from projections.fold import CurrentState, Outcome
+from projections.state import View
+from tests.harness import Ledger
+from tests.integration.test_store import events
+
+ENROLLMENT = {"id": "E", "Student": "S", "Class": "C"}
+PROGRAM = {"id": "P", "Product_Name": "x"}
+
+
+async def consistent(ledger: Ledger) -> list[Event]:
+    """Positions, chain and read models agree; answers every event."""
+    found = await events(ledger)
+    assert [e.position for e in found] == list(range(1, len(found) + 1))
+    follow(chain.GENESIS, found)
+    assert await ledger.live() == await ledger.rebuilt()
+    return found
+
+
+class _Cut:
+    """Awaits a coroutine and cancels it at its k-th suspension."""
+
+    def __init__(self, inner: Coroutine[Any, Any, Any], at: int) -> None:
+        self._inner, self._at = inner, at
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        step = self._inner.__await__()
+        suspensions, resume = 0, lambda: next(step)
+        while True:
+            try:
+                waits_for = resume()
+            except StopIteration as end:
+                return end.value
+            suspensions += 1
+            if suspensions == self._at and waits_for is not None:
+                waits_for.cancel()
+            try:
+                yield waits_for
+                if suspensions == self._at and waits_for is None:
+                    raise asyncio.CancelledError  # noqa: TRY301
+                resume = lambda: next(step)  # noqa: E731
+            except BaseException as error:  # noqa: BLE001
+                resume = lambda error=error: step.throw(error)  # noqa: E731
+
+
+@pytest.mark.parametrize("contended", [False, True])
+async def test_cancelled_at_every_suspension(ledger: Ledger, contended: bool) -> None:  # noqa: FBT001
+    """The append is cancelled at its 1st, 2nd, ... suspension until it completes: no half
+    state, no stuck lane, and the same key tells what became of it."""
+    await ledger.post("students", {"id": "S"})
+    await ledger.post("enrollments", ENROLLMENT)
+    other = ledger.new_lane()
+    completed = False
+    suspension = 1
+    while not completed:
+        if contended:  # the head moves, so the lane takes its locked path
+            await other.submit(ledger.delivery("programs", [{**PROGRAM, "Price": suspension}]))
+        delivery = ledger.delivery("classes", [{"id": "C", "Class_Name": "A"}], f"k{suspension}")
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        waiting = lane_module._Waiting(delivery, future, delivery.size)  # noqa: SLF001
+        cut = _Cut(ledger.lane.flush([waiting]), suspension)
+
+        async def run(cut: _Cut = cut) -> None:
+            await cut
+
+        try:
+            await asyncio.create_task(run())
+        except asyncio.CancelledError:
+            # answered already (the connection was on its way back), or told to ask again
+            assert future.exception() is None or isinstance(future.exception(), DatabaseAwayError)
+        else:
+            completed = True
+            assert json.loads(future.result().body)["results"][0]["status"]
+        before = len(await consistent(ledger))
+        again = await ledger.submit("classes", [{"id": "C", "Class_Name": "A"}], f"k{suspension}")
+        found = await consistent(ledger)
+        assert len(found) == (before if again.replayed else before + 1)
+        suspension += 1
+    assert suspension > 3
+    assert sum(e.zoho_id == "C" and e.entity == "class" for e in found) == suspension - 1
+    await other.close()
+
+
+async def test_a_client_that_leaves_changes_nothing(ledger: Ledger) -> None:
+    """A request that is cancelled while its flush runs is recorded; the next ones go on."""
+    posts = [asyncio.create_task(ledger.submit("programs", [{**PROGRAM, "id": str(i)}])) for i in range(20)]
+    await asyncio.sleep(0)
+    for post in posts[::2]:
+        post.cancel()
+    done = await asyncio.gather(*posts, return_exceptions=True)
+    kept = [d for d in done if not isinstance(d, BaseException)]
+    assert len(kept) == 10
+    assert len(await consistent(ledger)) >= 10
+
+
+async def test_one_bad_request_fails_alone(ledger: Ledger) -> None:
+    """Others of its batch are recorded."""
+
+    def poisoned(delivery: Any, results: Any) -> Any:
+        if delivery.records[0].zoho_id == "POISON":
+            raise ValueError("poison")
+        return render(delivery, results)
+
+    render, ledger.lane._render = ledger.lane._render, poisoned  # noqa: SLF001
+    ids = ["a", "POISON", "b"]
+    posts = [ledger.submit("programs", [{**PROGRAM, "id": i}]) for i in ids]
+    done = await asyncio.gather(*posts, return_exceptions=True)
+    assert [isinstance(d, DatabaseAwayError) for d in done] == [False, True, False]
+    assert [e.zoho_id for e in await consistent(ledger)] == ["a", "b"]
+
+
+class _Failing(CurrentState):
+    """A projection with a defect."""
+
+    def apply(self, view: View, event: Event, payload: RecordReceived | None) -> Outcome:
+        outcome = super().apply(view, event, payload)
+        if payload is not None and payload.values.get("name") == "BOOM":
+            raise RuntimeError("a defect")
+        return outcome
+
+
+async def test_a_failing_handler(installation: Installation, database: Database, tenant: str) -> None:
+    """ERROR: recorded and parked, state untouched, the answer not remembered."""
+    ledger = Ledger(installation, database, tenant, projection=_Failing(Ledger(installation, database, tenant).entities))
+    await ledger.post("programs", PROGRAM)
+    boom = [{**PROGRAM, "Product_Name": "BOOM"}, {**PROGRAM, "id": "Q"}]
+    first = await ledger.submit("programs", boom)
+    assert [r["status"] for r in json.loads(first.body)["results"]] == ["ERROR", "NEW"]
+    assert b"defect" not in first.body
+    again = await ledger.submit("programs", boom)
+    assert not again.replayed
+    assert [r["status"] for r in json.loads(again.body)["results"]] == ["ERROR", "UNCHANGED"]
+    [row] = [row for row in await ledger.rows("records") if row[1] == "P"]
+    assert row[2:5] == ("active", 3, 1)
+    async with database.transaction(tenant) as connection:
+        parked = await connection.fetch("select stream, position, reason from ledger.parked where tenant_id = $1", tenant)
+    assert [tuple(p) for p in parked] == [("program-P", 2, "RuntimeError"), ("program-P", 4, "RuntimeError")]
+    await ledger.post("programs", {**PROGRAM, "Product_Name": "fine"})
+    assert len(await events(ledger)) == 6
+    await ledger.close()
+
+
+async def test_full_queue(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused at once; what was queued is recorded."""
+    monkeypatch.setattr(lane_module, "QUEUE_RECORDS", 5)
+    posts = [asyncio.create_task(ledger.submit("programs", [{**PROGRAM, "id": str(i)}])) for i in range(30)]
+    done = await asyncio.gather(*posts, return_exceptions=True)
+    refused = [d for d in done if isinstance(d, QueueFullError)]
+    assert 0 < len(refused) < 30
+    assert len(await consistent(ledger)) == 30 - len(refused)
+
+
+async def test_same_key_at_once(ledger: Ledger) -> None:
+    """Two hundred posts of one record under one key: one event, one answer, also over two
+    processes; another body under the key is refused."""
+    other = ledger.new_lane()
+    delivery = [PROGRAM]
+    posts = [lane.submit(ledger.delivery("programs", delivery, "k")) for lane in [ledger.lane, other] * 100]
+    answers = await asyncio.gather(*posts)
+    assert len({a.body for a in answers}) == 1
+    assert sum(not a.replayed for a in answers) == 1
+    with pytest.raises(KeyConflictError):
+        await ledger.submit("programs", [{**PROGRAM, "Price": "6"}], "k")
+    assert len(await consistent(ledger)) == 1
+    await other.close()
+
+
+@asynccontextmanager
+async def _breaking(database: Database, when: str) -> AsyncIterator[list[int]]:
+    """The next append's connection breaks before or after the database has done it."""
+    broken: list[int] = []
+    real = lane_module.append
+
+    async def append(connection: Any, *arguments: Any) -> str:
+        if broken:
+            return await real(connection, *arguments)
+        broken.append(1)
+        if when == "after":
+            await real(connection, *arguments)
+        connection.terminate()
+        raise asyncpg.ConnectionDoesNotExistError("connection was closed")
+
+    lane_module.append = append  # type: ignore[assignment]
+    try:
+        yield broken
+    finally:
+        lane_module.append = real
+    del database
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("key", ["k", None])
+async def test_connection_breaks_around_the_commit(ledger: Ledger, when: str, key: str | None) -> None:
+    """Whether the commit happened is found out: recorded once, answered as recorded."""
+    await ledger.post("programs", {**PROGRAM, "id": "first"})
+    async with _breaking(ledger.database, when) as broken:
+        answer = await ledger.submit("programs", [PROGRAM], key)
+    assert broken
+    assert not answer.replayed
+    [result] = json.loads(answer.body)["results"]
+    assert (result["status"], result["position"]) == ("NEW", 2)
+    assert len(await consistent(ledger)) == 2
+
+
+async def test_answers_expire(ledger: Ledger) -> None:
+    """After its time a key is free again."""
+    from ledger import clock  # noqa: PLC0415
+    from ledger.store import forget_answers  # noqa: PLC0415
+
+    ledger.lane._ttl = 1  # noqa: SLF001  (a microsecond)
+    await ledger.submit("programs", [PROGRAM], "k")
+    again = await ledger.submit("programs", [{**PROGRAM, "Price": "6"}], "k")
+    assert json.loads(again.body)["results"][0]["status"] == "UPDATED"
+    async with ledger.database.transaction(ledger.tenant) as connection:
+        assert await forget_answers(connection, ledger.tenant, clock.now()) == 1
+
+
+async def test_empty_state_cache_gives_the_same(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache is an optimisation: without it every answer is the same."""
+    monkeypatch.setattr(lane_module, "CACHED_ROWS", -1)
+    monkeypatch.setattr(lane_module, "CACHED_KEYS", -1)
+    await ledger.post("enrollments", ENROLLMENT)
+    await ledger.post("students", {"id": "S"})
+    body = await ledger.post("classes", {"id": "C", "Class_Name": "A"})
+    assert body["released"] == [{"zoho_enrollment_id": "E", "status": "NEW", "position": 1}]
+    await consistent(ledger)
