@@ -27,11 +27,12 @@ def moodle_status(*, enabled: bool) -> str:
     return QUEUED if enabled else PENDING
 
 
-def renderer(entities: Entities, *, moodle_enabled: bool) -> Callable[
-    [Delivery, Sequence[Result]], tuple[bytes, bool]
-]:
+def renderer(
+    entities: Entities, *, moodle_enabled: bool
+) -> Callable[[Delivery, Sequence[Result]], tuple[bytes, bool]]:
     """Makes the function that writes a delivery's answer. An answer with an ERROR in it
-    is not remembered, so that the same request may be tried again."""
+    is not remembered, so that the same request may be tried again.
+    """
     moodle = moodle_status(enabled=moodle_enabled)
 
     def render(delivery: Delivery, results: Sequence[Result]) -> tuple[bytes, bool]:
@@ -80,7 +81,7 @@ def _entry(entity: Entity, result: Result, moodle: str) -> dict[str, Any]:
 
 
 def changes_of(changes: dict[str, Any]) -> dict[str, dict[str, str | None]]:
-    """field -> {"old", "new"}."""
+    """Field -> {"old", "new"}."""
     return {field: {"old": old, "new": new} for field, (old, new) in changes.items()}
 
 

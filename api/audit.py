@@ -26,6 +26,7 @@ _SQL = load_queries("projections")
 _BOOKKEEPING = 2  # tenant_id and generation come first in `select *`
 _END = 2**62
 STATUSES = ("INVALID", "DELETED", "SKIPPED", "NEW", "UPDATED", "UNCHANGED", "ERROR")
+_RARE = ("INVALID", "SKIPPED", "ERROR", "DELETED")  # as in the index outcomes_by_status
 _FILTERS = (
     "entity", "zoho_id", "status", "reason", "source", "delivery_id",
     "from", "to", "after", "cursor", "payload", "limit",
@@ -39,12 +40,8 @@ Status = Annotated[str | None, QueryParameter(description=", ".join(STATUSES))]
 Reason = Annotated[str | None, QueryParameter(description="such as stale, deleted, not_approved")]
 Source = Annotated[str | None, QueryParameter(description=", ".join(SOURCES))]
 DeliveryId = Annotated[str | None, QueryParameter(description="the X-Delivery-ID of an answer")]
-Since = Annotated[
-    str | None, QueryParameter(name="from", description="an instant, inclusive")
-]
-Until = Annotated[
-    str | None, QueryParameter(name="to", description="an instant, exclusive")
-]
+Since = Annotated[str | None, QueryParameter(name="from", description="an instant, inclusive")]
+Until = Annotated[str | None, QueryParameter(name="to", description="an instant, exclusive")]
 After = Annotated[str | None, QueryParameter(description="a position, exclusive")]
 Cursor = Annotated[str | None, QueryParameter(description="the text of `next`")]
 Payload = Annotated[str | None, QueryParameter(description="true: with the record as stored")]
@@ -62,7 +59,7 @@ def audit_handlers(service: Service) -> list[HTTPRouteHandler]:
         description="Every recorded event by ascending position, with what it led to.",
         tags=["audit"],
     )
-    async def list_events(  # noqa: PLR0913
+    async def list_events(
         request: Request[Any, Any, Any],
         entity: Entity = None,
         zoho_id: ZohoId = None,
@@ -125,9 +122,9 @@ def audit_handlers(service: Service) -> list[HTTPRouteHandler]:
         query = Query(request, ("limit", "cursor"))
         tenant_id = tenant_of(request.scope["headers"], service.settings)
         limit_ = query.limit()
-        behind = query.cursor(tuple[int, int, str]) or (0, 0, "")
+        start = query.cursor(tuple[int, int, str]) or (0, 0, "")
         async with service.database.transaction(tenant_id) as connection:
-            rows = await connection.fetch(_SQL["deferred"], tenant_id, *behind, limit_ + 1)
+            rows = await connection.fetch(_SQL["deferred"], tenant_id, *start, limit_ + 1)
         found = [from_columns(row[_BOOKKEEPING:]) for row in rows]
         items = [
             {
@@ -140,8 +137,8 @@ def audit_handlers(service: Service) -> list[HTTPRouteHandler]:
             for row in found
         ]
         last = found[limit_ - 1] if found[limit_:] else None
-        behind_last = last and cursor_of((last.waiting_since, last.own_position, last.zoho_id))
-        return page(items, limit_, behind_last)
+        behind = (last.waiting_since, last.own_position, last.zoho_id) if last else None
+        return page(items, limit_, cursor_of(behind))
 
     return [list_events, list_deferred]
 
@@ -153,7 +150,7 @@ def _streams(names: list[str], entity: str | None, zoho_id: str | None) -> list[
     return [f"{name}-{zoho_id}" for name in names if entity in (None, name)]
 
 
-async def _select(  # noqa: PLR0913
+async def _select(
     connection: Connection,
     common: tuple[Any, ...],
     stream: str | None,
@@ -163,8 +160,9 @@ async def _select(  # noqa: PLR0913
 ) -> list[Any]:
     """The query whose index fits the narrowest filter."""
     if status is not None or reason is not None or (stream and delivery_id):
+        name = "events_by_rare_status" if status in _RARE else "events_by_outcome"
         arguments = (*common, stream, delivery_id, status, reason)
-        return list(await connection.fetch(_SQL["events_by_outcome"], *arguments))
+        return list(await connection.fetch(_SQL[name], *arguments))
     if stream is not None:
         return list(await connection.fetch(_SQL["events_of_stream"], *common, stream))
     if delivery_id is not None:
@@ -182,9 +180,7 @@ async def _payloads(service: Service, tenant_id: str, rows: list[Any]) -> list[A
     await unsealer.learn({row["key_id"] for row in rows if row["key_id"] is not None})
     records: list[Any] = []
     for row in rows:
-        plain = unsealer.open(
-            row["key_id"], row["payload"], tenant_id, row["stream"], row["version"]
-        )
+        plain = unsealer.open(row["key_id"], row["payload"], tenant_id, row["stream"], row["version"])
         try:
             records.append(None if plain is None else decode(row["topic"], plain).record)
         except (UnknownTopicError, AttributeError):

@@ -13,6 +13,7 @@ from litestar.openapi.spec import (
     Operation,
     Parameter,
     PathItem,
+    Reference,
     RequestBody,
     Schema,
 )
@@ -58,7 +59,7 @@ _PROBLEMS = {
 def document_sync(app: Litestar, entities: Entities) -> None:
     """Adds one operation an entity."""
     paths = app.openapi_schema.paths
-    assert paths is not None  # noqa: S101  (Litestar fills it)
+    assert paths is not None
     for entity in entities:
         paths[f"/v1/sync/{entity.plural}"] = PathItem(post=_operation(entity))
 
@@ -78,7 +79,7 @@ def _operation(entity: Entity) -> Operation:
             }
         ],
     }
-    responses = {
+    responses: dict[str, OpenAPIResponse | Reference] = {
         "200": OpenAPIResponse(
             description="Every record is on disk; each has its own result.",
             content={"application/json": _media({"type": "object"}, "answer", answer)},
@@ -116,9 +117,7 @@ def _object() -> Schema:
 
 
 def _media(schema: dict[str, Any], name: str, value: Any) -> OpenAPIMediaType:
-    return OpenAPIMediaType(
-        schema=_object() if schema else Schema(), examples={name: Example(value=value)}
-    )
+    return OpenAPIMediaType(schema=_object() if schema else Schema(), examples={name: Example(value=value)})
 
 
 def _header(name: str, description: str) -> Parameter:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from api.problems import MEDIA_TYPE, body_of
-from api.problems import ProblemError
+from api.problems import MEDIA_TYPE, ProblemError, body_of
 from ledger.settings import TENANT, Settings
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -51,7 +51,7 @@ def loopback_only(app: ASGIApp) -> ASGIApp:
     """Middleware: refuses whatever did not come from this machine itself."""
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
+        if scope["type"] == ScopeType.HTTP:
             headers = scope["headers"]
             detail = None
             if header(headers, b"x-forwarded-for") is not None:
@@ -75,14 +75,16 @@ async def send_problem(
 ) -> None:
     """Answers a problem from plain ASGI."""
     body = body_of(problem.status, problem.detail)
-    await send({
-        "type": "http.response.start",
-        "status": problem.status,
-        "headers": [
-            (b"content-type", MEDIA_TYPE.encode()),
-            (b"content-length", str(len(body)).encode()),
-            *((k.lower().encode(), v.encode()) for k, v in problem.headers.items()),
-            *headers,
-        ],
-    })
+    await send(
+        {
+            "type": "http.response.start",
+            "status": problem.status,
+            "headers": [
+                (b"content-type", MEDIA_TYPE.encode()),
+                (b"content-length", str(len(body)).encode()),
+                *((k.lower().encode(), v.encode()) for k, v in problem.headers.items()),
+                *headers,
+            ],
+        }
+    )
     await send({"type": "http.response.body", "body": body, "more_body": False})

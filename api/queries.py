@@ -50,9 +50,7 @@ class Query:
         if text is None:
             return default
         if not re.fullmatch(r"\d{1,18}", text) or not least <= int(text) <= most:
-            raise ProblemError(
-                400, f"{name} is {text[:80]!r}: use a whole number from {least} to {most}."
-            )
+            raise ProblemError(400, f"{name} is {text[:80]!r}: use a whole number from {least} to {most}.")
         return int(text)
 
     def limit(self) -> int:

@@ -61,9 +61,7 @@ class Service:
             self.master_key,
             self.entities,
             InlineState(self.entities, self.projection),
-            renderer(
-                self.entities, moodle_enabled=self.settings.tenant(tenant_id).moodle_enabled
-            ),
+            renderer(self.entities, moodle_enabled=self.settings.tenant(tenant_id).moodle_enabled),
             ttl_seconds=self.settings.idempotency_ttl_seconds,
         )
 
@@ -96,9 +94,7 @@ class Service:
             tenant_id = row["tenant_id"]
             async with self.database.transaction(tenant_id) as connection:
                 await forget_answers(connection, tenant_id, now)
-                await destroy_quarantine_keys(
-                    connection, tenant_id, now - QUARANTINE_DAYS * clock.DAY
-                )
+                await destroy_quarantine_keys(connection, tenant_id, now - QUARANTINE_DAYS * clock.DAY)
 
 
 _READERS = 1_000

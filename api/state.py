@@ -79,13 +79,9 @@ def state_handlers(service: Service, entity: Entity) -> list[HTTPRouteHandler]:
         row = None
         if "\x00" not in zoho_id:
             async with service.database.transaction(tenant_id) as connection:
-                row = await connection.fetchrow(
-                    _SQL["one_record"], tenant_id, entity.name, zoho_id
-                )
+                row = await connection.fetchrow(_SQL["one_record"], tenant_id, entity.name, zoho_id)
         if row is None:
-            raise ProblemError(
-                404, f"The ledger of {tenant_id} knows no {entity.name} {zoho_id[:80]!r}."
-            )
+            raise ProblemError(404, f"The ledger of {tenant_id} knows no {entity.name} {zoho_id[:80]!r}.")
         return _item(service, tenant_id, entity, from_columns(row[_BOOKKEEPING:]))
 
     return [list_records, one_record]

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
+from collections.abc import Iterable
 from hashlib import sha256
+from typing import Any
 
 import msgspec
 from litestar import asgi
@@ -61,16 +63,14 @@ def sync_handler(service: Service, entity: Entity) -> object:
     return sync
 
 
-async def _sync(
-    service: Service, entity: Entity, scope: Scope, receive: Receive, delivery_id: str
-) -> Answer:
+async def _sync(service: Service, entity: Entity, scope: Scope, receive: Receive, delivery_id: str) -> Answer:
     if scope["method"] != "POST":  # type: ignore[typeddict-item]
         raise ProblemError(405, "Records are sent with POST.", {"Allow": "POST"})
     headers = scope["headers"]
     tenant_id = tenant_of(headers, service.settings)
     given_key = _given_key(header(headers, b"x-idempotency-key"))
     body = await _body(scope, receive, service.settings.max_body_bytes)
-    query = scope["query_string"]  # type: ignore[typeddict-item]
+    query = scope["query_string"]
     body_hash = sha256(len(query).to_bytes(4, "big") + query + body).digest()
     key = given_key or f"body-{body_hash.hex()}"
     records = await _records(service, entity, tenant_id, headers, body, query)
@@ -107,11 +107,11 @@ async def _sync(
     return answered
 
 
-async def _records(  # noqa: PLR0913
+async def _records(
     service: Service,
     entity: Entity,
     tenant_id: str,
-    headers: list[tuple[bytes, bytes]],
+    headers: Iterable[tuple[bytes, bytes]],
     body: bytes,
     query: bytes,
 ) -> list[Record]:
@@ -131,9 +131,7 @@ async def _records(  # noqa: PLR0913
     for index, raw in enumerate(payload.records):
         if index % _BREATH == _BREATH - 1:
             await asyncio.sleep(0)
-        records.append(
-            reader.read(entity.name, raw, deletion=payload.deletion, suspect=payload.suspect)
-        )
+        records.append(reader.read(entity.name, raw, deletion=payload.deletion, suspect=payload.suspect))
     return records
 
 
@@ -150,28 +148,20 @@ def _given_key(key: str | None) -> str | None:
 
 
 async def _body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    problem = ProblemError(
-        413, f"The body is larger than {limit} bytes (MAX_BODY_BYTES): send it in parts."
-    )
+    problem = ProblemError(413, f"The body is larger than {limit} bytes (MAX_BODY_BYTES): send it in parts.")
     length = header(scope["headers"], b"content-length")
     if length is not None and length.isdigit() and int(length) > limit:
         raise problem
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        raise ProblemError(400, "The client went away before its body had come.")
-    if not message.get("more_body"):
-        body: bytes = message.get("body", b"")
-        if len(body) > limit:
-            raise problem
-        return body
-    chunks = [message.get("body", b"")]
-    size = len(chunks[0])
-    while message.get("more_body"):
-        message = await receive()
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message: Any = await receive()
         if message["type"] == "http.disconnect":
             raise ProblemError(400, "The client went away before its body had come.")
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
+        chunk: bytes = message.get("body", b"")
+        chunks.append(chunk)
+        size += len(chunk)
         if size > limit:
             raise problem
-    return b"".join(chunks)
+        if not message.get("more_body"):
+            return b"".join(chunks)

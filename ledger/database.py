@@ -80,7 +80,7 @@ async def prepare(connection: Connection) -> None:
 async def connect(settings: ConnectionSettings) -> asyncpg.Connection:
     """One connection outside the pool. Raises `DatabaseAwayError`."""
     with telling_apart():
-        connection = await asyncpg.connect(**settings.arguments())
+        connection: asyncpg.Connection = await asyncpg.connect(**settings.arguments())
         await prepare(connection)
         return connection
 

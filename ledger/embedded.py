@@ -71,8 +71,7 @@ def _candidates() -> Iterator[Path]:
         yield Path(found).resolve().parent
     installed = Path("/usr/lib/postgresql")
     yield from (
-        path / "bin"
-        for path in sorted(installed.glob("*"), key=lambda p: p.name.zfill(4), reverse=True)
+        path / "bin" for path in sorted(installed.glob("*"), key=lambda p: p.name.zfill(4), reverse=True)
     )
 
 
@@ -106,7 +105,8 @@ class Embedded:
     @property
     def socket_dir(self) -> Path:
         """Where the socket is: below the home, or in the temporary directory where
-        the home's path is too long for a socket."""
+        the home's path is too long for a socket.
+        """
         short = self.home / "run"
         if len(str(short)) + len(f"/.s.PGSQL.{_PORT}") <= _SOCKET_PATH_LIMIT:
             return short
@@ -272,9 +272,9 @@ class _Supervisor:
             code = self._postgres.wait()
             if self._stopping.is_set():
                 break
-            failures = failures + 1 if time.monotonic() - started < 5 else 1  # noqa: PLR2004
+            failures = failures + 1 if time.monotonic() - started < 5 else 1
             _say(f"PostgreSQL ended with code {code}, starting it again")
-            if failures > 20:  # noqa: PLR2004
+            if failures > 20:
                 return 1
             self._stopping.wait(min(0.1 * failures, 2))
         return 0
@@ -294,7 +294,7 @@ class _Supervisor:
         arguments = [f"-c{name}={value}" for name, value in options.items()]
         return subprocess.Popen(
             [self._bindir / "postgres", "-D", self._data, "-p", str(_PORT), *arguments],
-            preexec_fn=self._become_child,
+            preexec_fn=self._become_child,  # noqa: PLW1509  (calls C only)
             cwd="/",
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 from collections.abc import Callable
 
@@ -38,9 +39,7 @@ class Installation(msgspec.Struct):
             self.embedded.stop_using()
 
 
-async def open_installation(
-    settings: Settings, tell: Callable[[str], None] = lambda _: None
-) -> Installation:
+async def open_installation(settings: Settings, tell: Callable[[str], None] = lambda _: None) -> Installation:
     """Starts what is needed, migrates, checks the master key, makes the default tenant.
 
     `tell` gets one line for whatever an administrator should know.
@@ -161,7 +160,7 @@ async def _prepare_schema(
 
 
 def _application_settings(settings: Settings) -> ConnectionSettings:
-    assert settings.database_url is not None  # noqa: S101  (only called where it is set)
+    assert settings.database_url is not None
     return ConnectionSettings(settings.database_url.reveal(), pooled=settings.pooled)
 
 
@@ -186,13 +185,13 @@ async def _make_role(connection: asyncpg.Connection, password: str) -> None:
     verb = "alter"
     if not await connection.fetchval("select 1 from pg_roles where rolname = $1", APP_ROLE):
         verb = "create"
-    try:
+    # another server may be doing the same with the same password
+    same = (asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError, asyncpg.InternalServerError)
+    with contextlib.suppress(*same):
         await connection.execute(
             f"{verb} role {APP_ROLE} login nosuperuser nobypassrls nocreaterole nocreatedb "
             f"password '{password}'"
         )
-    except (asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError, asyncpg.InternalServerError):
-        pass  # another server is doing the same with the same password
 
 
 async def _is_empty(connection: asyncpg.Connection) -> bool:
@@ -207,9 +206,7 @@ async def _require_key(connection: asyncpg.Connection, master_key: MasterKey) ->
             master_key.require(row["key_check"])
 
 
-def _master_key(
-    settings: Settings, *, empty: bool, tell: Callable[[str], None]
-) -> MasterKey:
+def _master_key(settings: Settings, *, empty: bool, tell: Callable[[str], None]) -> MasterKey:
     if settings.master_key is not None:
         return MasterKey(decode_master_key(settings.master_key.reveal()))
     file = settings.home / "master.key"
@@ -220,9 +217,7 @@ def _master_key(
         )
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        text, made = embedded.generated_secret(
-            file, lambda: base64.b64encode(os.urandom(32)).decode()
-        )
+        text, made = embedded.generated_secret(file, lambda: base64.b64encode(os.urandom(32)).decode())
     except OSError as error:
         raise ConfigurationError(f"LEDGER_HOME: {file} cannot be used: {error.strerror}") from None
     if made:

@@ -75,9 +75,7 @@ class LedgerRecorder(ProcessRecorder):
     ) -> Sequence[StoredEvent]:
         """The events of one stream by version."""
         found = self._run(
-            self._store.select_events(
-                str(originator_id), gt=gt, lte=lte, desc=desc, limit=limit
-            )
+            self._store.select_events(str(originator_id), gt=gt, lte=lte, desc=desc, limit=limit)
         )
         return [
             StoredEvent(self._originator_id(str(e.originator_id)), e.originator_version, e.topic, e.state)

@@ -25,7 +25,8 @@ class Origin(msgspec.Struct, frozen=True):
 
 class Known(msgspec.Struct, frozen=True):
     """What the state knows of a record before its event: the key and the values that
-    its digests were made with."""
+    its digests were made with.
+    """
 
     key_id: bytes | None = None
     values: dict[str, str | None] = {}
@@ -38,7 +39,7 @@ def stream_of(record: Record, delivery_id: str, index: int) -> str:
     return f"{record.entity}-{record.zoho_id}"
 
 
-def seal(  # noqa: PLR0913
+def seal(
     record: Record,
     entity: Entity,
     origin: Origin,
@@ -96,11 +97,10 @@ def _refs(record: Record, entity: Entity) -> str | None:
 _NULL, _PROVISIONAL = 0x80, 0x40
 
 
-def _digests(
-    record: Record, entity: Entity, key: SubjectKey | None, known: Known
-) -> bytes | None:
+def _digests(record: Record, entity: Entity, key: SubjectKey | None, known: Known) -> bytes | None:
     """By field number: `number || 8 bytes`; bit 0x80 and no bytes where the value is
-    empty, bit 0x40 where it is provisional. None where no field came."""
+    empty, bit 0x40 where it is provisional. None where no field came.
+    """
     mac_key = key.mac_key if key is not None else b""
     moved = bool(known.values) and known.key_id != (key.key_id if key is not None else None)
     packed = bytearray()

@@ -118,9 +118,7 @@ class _Reader:
             )
         level = self._text("LOG_LEVEL", "INFO").upper()
         if level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
-            raise ConfigurationError(
-                f"LOG_LEVEL is {level!r}: use DEBUG, INFO, WARNING or ERROR"
-            )
+            raise ConfigurationError(f"LOG_LEVEL is {level!r}: use DEBUG, INFO, WARNING or ERROR")
         return Settings(
             home=default_home(self._values),
             database_url=self._database("DATABASE_URL"),
@@ -175,8 +173,7 @@ class _Reader:
             decode_master_key(text)
         except ValueError:
             raise ConfigurationError(
-                "LEDGER_MASTER_KEY is not 32 bytes in base64: make one with "
-                "`openssl rand -base64 32`"
+                "LEDGER_MASTER_KEY is not 32 bytes in base64: make one with `openssl rand -base64 32`"
             ) from None
         return Secret(text)
 
@@ -239,9 +236,7 @@ def _tenant(name: str, table: Mapping[str, Any]) -> TenantSettings:
     try:
         timezone = ZoneInfo(zone)
     except (ValueError, TypeError, OSError, KeyError):
-        raise ConfigurationError(
-            f"{where} timezone is {zone!r}: use a name such as Asia/Amman"
-        ) from None
+        raise ConfigurationError(f"{where} timezone is {zone!r}: use a name such as Asia/Amman") from None
     order = table.get("date_order", "dmy")
     if order not in DATE_ORDERS:
         raise ConfigurationError(f"{where} date_order is {order!r}: use dmy, mdy or ymd")

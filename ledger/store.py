@@ -28,7 +28,7 @@ OK = "ok"
 _PAGE = 5_000  # rows; about the fastest page for keyset reads
 
 EVENT_COLUMNS = tuple(Event.__struct_fields__)
-_SELECT_EVENTS = f"select {', '.join(EVENT_COLUMNS)} from ledger.events"  # noqa: S608
+_SELECT_EVENTS = f"select {', '.join(EVENT_COLUMNS)} from ledger.events"
 _APPEND = "select ledger.append_v1($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15)"
 _LOAD = "select * from ledger.load_v1($1,$2,$3,$4,$5,$6,$7,$8,$9)"
 
@@ -44,7 +44,8 @@ class Head(msgspec.Struct, frozen=True):
 
 class Wanted(msgspec.Struct):
     """What to read before a fold: names of records, of records whose dependents are
-    wanted, of key subjects, and (endpoint, key) of remembered answers."""
+    wanted, of key subjects, and (endpoint, key) of remembered answers.
+    """
 
     records: list[tuple[str, str]] = []
     dependents: list[tuple[str, str]] = []
@@ -79,11 +80,10 @@ class Flush(msgspec.Struct):
     parked: list[tuple[Any, ...]] = []
 
 
-async def load(
-    connection: Connection, tenant_id: str, wanted: Wanted, *, lock: bool = False
-) -> Loaded:
+async def load(connection: Connection, tenant_id: str, wanted: Wanted, *, lock: bool = False) -> Loaded:
     """Reads the head, then what is wanted. With `lock` inside a transaction the head
-    stays locked until it ends."""
+    stays locked until it ends.
+    """
     row = await connection.fetchrow(
         _LOAD,
         tenant_id,
@@ -96,7 +96,7 @@ async def load(
         [e for e, _ in wanted.answers],
         [k for _, k in wanted.answers],
     )
-    assert row is not None  # noqa: S101  (a function with out parameters answers one row)
+    assert row is not None
     head, *rest = row
     if head is None or head[0] is None:
         return Loaded(None)
@@ -206,7 +206,7 @@ class EventStore:
         if found.head is None:
             await create_tenant(connection, self._tenant, self._master_key)
             found = await load(connection, self._tenant, Wanted(), lock=True)
-        assert found.head is not None  # noqa: S101  (made above)
+        assert found.head is not None
         return found.head
 
     def _chained(
@@ -237,7 +237,7 @@ class EventStore:
         order = "desc" if desc else "asc"
         async with self._database.transaction(self._tenant) as connection:
             rows = await connection.fetch(
-                "select stream, version, topic, payload from ledger.events"  # noqa: S608
+                "select stream, version, topic, payload from ledger.events"
                 " where tenant_id = $1 and stream = $2 and ($3::bigint is null or version > $3)"
                 f" and ($4::bigint is null or version <= $4) order by version {order} limit $5",
                 self._tenant,
@@ -280,9 +280,10 @@ class EventStore:
     async def max_notification_id(self) -> int | None:
         """The newest position, None where there is none."""
         async with self._database.transaction(self._tenant) as connection:
-            return await connection.fetchval(
+            position: int | None = await connection.fetchval(
                 "select nullif(position, 0) from ledger.heads where tenant_id = $1", self._tenant
             )
+        return position
 
     async def insert_tracking(self, tracking: Tracking) -> None:
         """Moves a follower on. Raises `IntegrityError` where it is there or further."""
@@ -292,11 +293,12 @@ class EventStore:
     async def max_tracking_id(self, application_name: str) -> int | None:
         """How far a follower has come."""
         async with self._database.transaction(self._tenant) as connection:
-            return await connection.fetchval(
+            reached: int | None = await connection.fetchval(
                 "select notification_id from ledger.tracking where tenant_id = $1 and follower = $2",
                 self._tenant,
                 application_name,
             )
+        return reached
 
     async def has_tracking_id(self, application_name: str, notification_id: int | None) -> bool:
         """Whether a follower has come that far; `None` is always reached."""

@@ -38,7 +38,7 @@ class SubjectKey:
         self.mac_key = blake2b(secret, digest_size=32, person=b"mac").digest()
 
     def seal(self, plain: bytes, bound_to: bytes) -> bytes:
-        """nonce || ciphertext || tag; opens only with the same `bound_to`."""
+        """Nonce || ciphertext || tag; opens only with the same `bound_to`."""
         nonce = os.urandom(NONCE_BYTES)
         return nonce + self._seal.encrypt(nonce, plain, bound_to)
 

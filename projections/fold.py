@@ -76,11 +76,9 @@ class CurrentState:
 
     def handles(self, event: Event) -> bool:
         """Whether this projection knows the event's topic and entity."""
-        return event.topic.startswith("RecordReceived.v") and event.entity in self._entities
+        return event.topic.startswith("RecordReceived.v") and (event.entity or "") in self._entities
 
-    def reads(
-        self, name: Name, refs: dict[str, str | None], *, deletion: bool, view: View
-    ) -> Reads:
+    def reads(self, name: Name, refs: dict[str, str | None], *, deletion: bool, view: View) -> Reads:
         """What applying a record's event may look at: its own row, what it needs, and
         its dependents where it may come or go.
 
@@ -91,7 +89,7 @@ class CurrentState:
         rules = self._rules[name[0]]
         row = view.rows.get(name)
         for field in rules.needs:
-            assert field.refers is not None  # noqa: S101  (needs imply refers)
+            assert field.refers is not None
             known = row.fields.get(field.name) if row else None
             wanted.records.update((field.refers, r) for r in (refs.get(field.name), known) if r)
         stays = row is not None and row.state == ACTIVE and not deletion and not rules.needs
@@ -102,14 +100,14 @@ class CurrentState:
                 frontier += [
                     dependent
                     for dependent in view.dependents.get(needed, ())
-                    if dependent[0] in self._entities.needed
-                    and dependent not in wanted.dependents
+                    if dependent[0] in self._entities.needed and dependent not in wanted.dependents
                 ]
         return wanted
 
     def apply(self, view: View, event: Event, payload: RecordReceived | None) -> Outcome:
         """Folds one event into the view. Raises `UndeclaredError` where a row that
-        `reads` did not name is needed."""
+        `reads` did not name is needed.
+        """
         problems = _decode_problems(event.problems) if event.problems else []
         if event.flags & UNUSABLE or event.zoho_id is None or event.entity is None:
             return Outcome("INVALID", errors=problems)
@@ -121,7 +119,7 @@ class CurrentState:
             return self._delete(view, row, event)
         return self._receive(view, row, event, rules, payload, problems)
 
-    def _receive(  # noqa: PLR0913
+    def _receive(  # noqa: C901  (one published rule after the other)
         self,
         view: View,
         row: Row,
@@ -248,9 +246,7 @@ class _Rules:
 class _Merge:
     """A record laid over the state: absent fields keep what the state has."""
 
-    def __init__(
-        self, rules: _Rules, row: Row, event: Event, payload: RecordReceived | None
-    ) -> None:
+    def __init__(self, rules: _Rules, row: Row, event: Event, payload: RecordReceived | None) -> None:
         self._rules, self._row, self._event = rules, row, event
         came, provisional = unpack_macs(event.content_mac or b"")
         # digests under another key cannot be compared: the event then carries all it needs
@@ -276,19 +272,13 @@ class _Merge:
     def needs(self) -> tuple[Name, ...]:
         """The records that must be there, in the order of declaration."""
         return tuple(
-            (f.refers, value)
-            for f in self._rules.needs
-            if f.refers and (value := self.fields.get(f.name))
+            (f.refers, value) for f in self._rules.needs if f.refers and (value := self.fields.get(f.name))
         )
 
     def changes(self) -> dict[str, tuple[str | None, str | None]]:
         """Each canonical field that differs: (old, new)."""
         old, new = self._row.fields, self.fields
-        return {
-            f.name: (old.get(f.name), new.get(f.name))
-            for f in self._rules.fields
-            if self._differs(f)
-        }
+        return {f.name: (old.get(f.name), new.get(f.name)) for f in self._rules.fields if self._differs(f)}
 
     def _differs(self, field: Field) -> bool:
         if self._comparable:
@@ -321,9 +311,7 @@ def _mark(row: Row, event: Event) -> None:
 
 
 def _needs(rules: _Rules, row: Row) -> tuple[Name, ...]:
-    return tuple(
-        (f.refers, value) for f in rules.needs if f.refers and (value := row.fields.get(f.name))
-    )
+    return tuple((f.refers, value) for f in rules.needs if f.refers and (value := row.fields.get(f.name)))
 
 
 def _is_active(view: View, name: Name) -> bool:
@@ -355,7 +343,6 @@ def outcome_columns(outcome: Outcome, event: Event) -> list[tuple[Any, ...]]:
         )
     ]
     rows += [
-        (event.position, e.entity, e.zoho_id, False, e.status, e.reason, None, None)
-        for e in outcome.effects
+        (event.position, e.entity, e.zoho_id, False, e.status, e.reason, None, None) for e in outcome.effects
     ]
     return rows

@@ -112,18 +112,37 @@ select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.to
 -- events_by_outcome: events found by what they led to
 select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.topic, e.source,
        e.delivery_id, e.key_id, e.problems, e.payload, o.status, o.reason, o.changes, o.errors
-  from ledger.heads h
- cross join ledger.outcomes o
+  from ledger.outcomes o
  cross join lateral (
     select * from ledger.events e
      where e.tenant_id = $1 and e.position = o.position
      limit 1) e
- where h.tenant_id = $1 and o.tenant_id = $1 and o.generation = h.generation and o.own
+ where o.tenant_id = $1 and o.own
+   and o.generation = (select h.generation from ledger.heads h where h.tenant_id = $1)
    and o.position > $2 and o.position < $3
    and ($4::text is null or e.entity = $4)
    and ($5::text is null or e.source = $5)
    and ($7::text is null or e.stream = $7)
    and ($8::text is null or e.delivery_id = $8)
    and ($9::text is null or o.status = $9)
+   and ($10::text is null or o.reason = $10)
+ order by o.position limit $6;
+
+-- events_by_rare_status: the same for statuses that have an index
+select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.topic, e.source,
+       e.delivery_id, e.key_id, e.problems, e.payload, o.status, o.reason, o.changes, o.errors
+  from ledger.outcomes o
+ cross join lateral (
+    select * from ledger.events e
+     where e.tenant_id = $1 and e.position = o.position
+     limit 1) e
+ where o.tenant_id = $1 and o.own
+   and o.generation = (select h.generation from ledger.heads h where h.tenant_id = $1)
+   and o.position > $2 and o.position < $3
+   and ($4::text is null or e.entity = $4)
+   and ($5::text is null or e.source = $5)
+   and ($7::text is null or e.stream = $7)
+   and ($8::text is null or e.delivery_id = $8)
+   and o.status = $9 and o.status in ('INVALID', 'SKIPPED', 'ERROR', 'DELETED')
    and ($10::text is null or o.reason = $10)
  order by o.position limit $6;

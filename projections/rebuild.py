@@ -17,7 +17,6 @@ from ledger.vault import MasterKey, SubjectKey
 from projections.fold import CurrentState, outcome_columns
 from projections.state import WholeView, to_columns
 
-
 _SQL = load_queries("projections")
 
 
@@ -59,12 +58,10 @@ class Unsealer:
         if key_id is None:
             return payload
         key = self._keys.get(key_id)
-        return key and key.open(payload, vault.bound_to(tenant_id, stream, version))
+        return None if key is None else key.open(payload, vault.bound_to(tenant_id, stream, version))
 
 
-async def pages(
-    database: Database, tenant_id: str, master_key: MasterKey
-) -> AsyncIterator[list[Event]]:
+async def pages(database: Database, tenant_id: str, master_key: MasterKey) -> AsyncIterator[list[Event]]:
     """Every event of a tenant by position, page by page."""
     store = EventStore(database, tenant_id, master_key)
     after = 0

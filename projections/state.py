@@ -29,7 +29,8 @@ Macs = dict[int, bytes | None]
 
 def pack_macs(macs: Macs, provisional: Iterable[int] = ()) -> bytes:
     """Digests as bytes, by field number: `number || 8 bytes`, with bit 0x80 and no
-    bytes for an empty value, with bit 0x40 for a provisional one."""
+    bytes for an empty value, with bit 0x40 for a provisional one.
+    """
     marked = set(provisional)
     packed = bytearray()
     for number in sorted(macs):
@@ -64,7 +65,8 @@ def unpack_macs(packed: bytes) -> tuple[Macs, set[int]]:
 
 def fingerprint(key_id: bytes | None, macs: Macs, numbers: Iterable[int]) -> bytes:
     """16 bytes over the digests of the fingerprinted fields: equal exactly where every
-    one of them is equal. Each has its place and length, so none runs into the next."""
+    one of them is equal. Each has its place and length, so none runs into the next.
+    """
     digest = blake2b(key_id or b"", digest_size=16)
     for number in numbers:
         mac = macs.get(number)
@@ -212,16 +214,16 @@ class View:
             step(*arguments)
         self._undo = []
 
-    def _restore_row(self, name: Name, before: Row | None, was_changed: bool) -> None:  # noqa: FBT001
+    def _restore_row(self, name: Name, before: Row | None, was_changed: bool) -> None:
         self.rows[name] = before
         if not was_changed:
             self.changed.discard(name)
 
-    def _restore_link(self, pair: tuple[Name, Name], linked: bool, unlinked: bool) -> None:  # noqa: FBT001
+    def _restore_link(self, pair: tuple[Name, Name], linked: bool, unlinked: bool) -> None:
         (self.linked.add if linked else self.linked.discard)(pair)
         (self.unlinked.add if unlinked else self.unlinked.discard)(pair)
 
-    def _restore_dependent(self, needed: Name, dependent: Name, present: bool) -> None:  # noqa: FBT001
+    def _restore_dependent(self, needed: Name, dependent: Name, present: bool) -> None:
         (self.dependents[needed].add if present else self.dependents[needed].discard)(dependent)
 
 

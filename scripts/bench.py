@@ -19,6 +19,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,7 @@ async def _drive(port: int, requests: list[bytes], connections: int) -> tuple[fl
     futures = [loop.create_future() for _ in range(connections)]
     started = time.perf_counter()
     for future in futures:
-        await loop.create_connection(
-            lambda future=future: Load(source, times, future), "127.0.0.1", port
-        )
+        await loop.create_connection(partial(Load, source, times, future), "127.0.0.1", port)
     await asyncio.gather(*futures)
     return time.perf_counter() - started, times
 
@@ -145,7 +144,7 @@ class Process:
             stderr=subprocess.PIPE,
             text=True,
         )
-        assert self.process.stderr is not None  # noqa: S101  (asked for above)
+        assert self.process.stderr is not None
         for line in self.process.stderr:
             if line.startswith("serving on"):
                 self.port = int(line.split(",")[0].split(" ")[2].rsplit(":", 1)[1])
@@ -159,7 +158,8 @@ class Process:
 
 async def raw_inserts(dsn: str, password: str, size: int, count: int) -> list[float]:
     """Seconds of each durable insert of `size` stored events by `unnest`: the same bytes,
-    into a table like `ledger.events` with its indexes, on one connection."""
+    into a table like `ledger.events` with its indexes, on one connection.
+    """
     connection = await connect(ConnectionSettings(dsn, password=password))
     try:
         rows = await connection.fetch("select * from ledger.events order by position desc limit $1", size)
@@ -172,11 +172,9 @@ async def raw_inserts(dsn: str, password: str, size: int, count: int) -> list[fl
             )
         }
         await connection.execute("create schema if not exists bench")
-        await connection.execute(
-            "create table if not exists bench.events (like ledger.events including all)"
-        )
+        await connection.execute("create table if not exists bench.events (like ledger.events including all)")
         arrays = ", ".join(f"${i}::{types[c]}[]" for i, c in enumerate(columns, 1))
-        statement = await connection.prepare(f"insert into bench.events select * from unnest({arrays})")  # noqa: S608
+        statement = await connection.prepare(f"insert into bench.events select * from unnest({arrays})")
         position, stream = columns.index("position"), columns.index("stream")
         values = [list(column) for column in zip(*(tuple(r) for r in rows), strict=True)]
         highest = await connection.fetchval("select coalesce(max(position), 0) from bench.events")
@@ -199,7 +197,7 @@ class Bench:
     def __init__(self, rounds: int, scale: float) -> None:
         self.rounds, self.scale = rounds, scale
         self.figures: dict[str, list[float]] = {}
-        self.home = Path(tempfile.mkdtemp(prefix="slb-", dir="/tmp"))  # noqa: S108
+        self.home = Path(tempfile.mkdtemp(prefix="slb-", dir="/tmp"))
         self.home.chmod(0o711)
         self.embedded = Embedded(self.home)
         self.embedded.start()
@@ -262,7 +260,9 @@ class Bench:
         print(f"{'floor: empty endpoint, 64 connections':44} {m('floor 64'):10.0f} /s {1:7.2f}")
         for name in ("programs", "students"):
             ratio = m(f"{name} 64") / m("floor 64")
-            print(f"{f'{name}: single posts, 64 connections':44} {m(f'{name} 64'):10.0f} /s {ratio:7.2f}  >= 0.50")
+            print(
+                f"{f'{name}: single posts, 64 connections':44} {m(f'{name} 64'):10.0f} /s {ratio:7.2f}  >= 0.50"
+            )
             print(f"{'  p99':44} {m(f'{name} 64 p99'):10.2f} ms {'':7}  <= 30 ms")
         base = m("floor 1 ms") + m("raw 1 ms")
         print(f"{'floor + one raw durable insert, 1 connection':44} {base:10.2f} ms {1:7.2f}")
@@ -273,15 +273,15 @@ class Bench:
             for name, aim in (("programs", "0.30"), ("students", "0.20")):
                 raw, ours = m(f"raw {name} x{size}"), m(f"{name} x{size}")
                 print(f"{f'raw unnest of the same bytes, {size} a time':44} {raw:10.0f} /s {1:7.2f}")
-                aimed = f">= {aim}" if size == 100 else ""  # noqa: PLR2004
+                aimed = f">= {aim}" if size == 100 else ""
                 print(f"{f'{name}: batches of {size}':44} {ours:10.0f} /s {ours / raw:7.2f}  {aimed}")
 
 
 def serve_floor() -> None:
     """The floor: an empty Litestar endpoint under the product's server and settings."""
-    from litestar import Litestar, Request, post  # noqa: PLC0415
+    from litestar import Litestar, Request, post
 
-    from scripts import server  # noqa: PLC0415
+    from scripts import server
 
     @post("/floor", status_code=200)
     async def empty(request: Request[Any, Any, Any]) -> dict[str, str]:

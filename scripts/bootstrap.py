@@ -27,7 +27,9 @@ def main() -> int:
         try:
             ensure(kind)
         except subprocess.CalledProcessError as error:
-            print(f"sync-ledger: setting up .venv failed: {' '.join(map(str, error.cmd[:6]))}", file=sys.stderr)
+            print(
+                f"sync-ledger: setting up .venv failed: {' '.join(map(str, error.cmd[:6]))}", file=sys.stderr
+            )
             return 1
     return 0
 

@@ -28,7 +28,7 @@ def serve(
 
     Example: sync-ledger serve --port 8001 --workers 2
     """
-    from scripts import server  # noqa: PLC0415  (the command line starts fast without it)
+    from scripts import server
 
     if workers < 1:
         raise ConfigurationError(f"--workers is {workers}: use 1 or more")

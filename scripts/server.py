@@ -72,9 +72,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
         except OSError as error:
             if address == "::1" and sockets:
                 continue  # a machine without IPv6
-            raise ConfigurationError(
-                f"--port {port}: {address} cannot be bound: {error.strerror}"
-            ) from None
+            raise ConfigurationError(f"--port {port}: {address} cannot be bound: {error.strerror}") from None
     return sockets
 
 
@@ -88,9 +86,10 @@ class WorkerApp:
         self._installation: Installation | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Passes requests on; the lifespan, which comes first, opens the ledger."""
         if scope["type"] == "lifespan":
             await self._open()
-        assert self._app is not None  # noqa: S101  (lifespan comes first)
+        assert self._app is not None
         await self._app(scope, receive, send)
 
     async def _open(self) -> None:
@@ -143,7 +142,7 @@ def config_for(app: Any, workers: int) -> uvicorn.Config:
 def run(config: uvicorn.Config, sockets: list[socket.socket]) -> int:
     """Serves until a signal; the exit code."""
     if config.workers > 1:
-        Multiprocess(config, target=uvicorn.Server(config).run, sockets=sockets).run()
+        Multiprocess(config, sockets=sockets).run()
         return 0
     server = uvicorn.Server(config)
     server.run(sockets=sockets)
@@ -151,5 +150,6 @@ def run(config: uvicorn.Config, sockets: list[socket.socket]) -> int:
 
 
 def url_of(listening: socket.socket) -> str:
+    """Where a socket is reached."""
     address, port = listening.getsockname()[:2]
     return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"

@@ -25,7 +25,7 @@ from tests.harness import Ledger, Server
 
 def fresh_home() -> Path:
     """A directory that PostgreSQL's user may enter, with a path short enough for sockets."""
-    home = Path(tempfile.mkdtemp(prefix="slt-", dir="/tmp"))  # noqa: S108
+    home = Path(tempfile.mkdtemp(prefix="slt-", dir="/tmp"))
     home.chmod(0o711)
     return home
 
@@ -66,9 +66,7 @@ def tenant() -> str:
 
 
 @pytest.fixture
-async def ledger(
-    installation: Installation, database: Database, tenant: str
-) -> AsyncIterator[Ledger]:
+async def ledger(installation: Installation, database: Database, tenant: str) -> AsyncIterator[Ledger]:
     """One tenant's lane and readers in this process."""
     ledger = Ledger(installation, database, tenant)
     yield ledger

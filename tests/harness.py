@@ -77,9 +77,7 @@ class Ledger:
             body_hash=digest,
             origin=Origin(self.tenant, "sync", uuid.uuid4().hex),
             records=[
-                self.reader.read(
-                    entity.name, raw, deletion=payload.deletion, suspect=payload.suspect
-                )
+                self.reader.read(entity.name, raw, deletion=payload.deletion, suspect=payload.suspect)
                 for raw in payload.records
             ],
         )
@@ -102,22 +100,18 @@ class Ledger:
         """A read model's rows without tenant and generation."""
         async with self.database.transaction(self.tenant) as connection:
             rows = await connection.fetch(
-                f"select * from ledger.{table} where tenant_id = $1",  # noqa: S608
+                f"select * from ledger.{table} where tenant_id = $1",
                 self.tenant,
             )
         return {tuple(row)[2:] for row in rows}
 
     async def live(self) -> Rebuilt:
         """The read models as they are."""
-        return Rebuilt(
-            await self.rows("records"), await self.rows("links"), await self.rows("outcomes")
-        )
+        return Rebuilt(await self.rows("records"), await self.rows("links"), await self.rows("outcomes"))
 
     async def rebuilt(self) -> Rebuilt:
         """The read models as a replay from nothing gives them."""
-        return await rebuild(
-            self.database, self.tenant, self.installation.master_key, self.projection
-        )
+        return await rebuild(self.database, self.tenant, self.installation.master_key, self.projection)
 
     async def close(self) -> None:
         """Finishes what was accepted."""

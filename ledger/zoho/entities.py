@@ -35,7 +35,8 @@ class Field(msgspec.Struct, frozen=True):
 
 class Entity(msgspec.Struct, frozen=True):
     """One kind of record. `sealed_by` is `zoho_id` or the lookup that names the person
-    whose key seals its payloads; None for records that speak of no person."""
+    whose key seals its payloads; None for records that speak of no person.
+    """
 
     name: str
     plural: str
@@ -58,9 +59,7 @@ class Entity(msgspec.Struct, frozen=True):
         if unknown := set(names) - known:
             raise KeyError(unknown.pop())
         fields = tuple(
-            msgspec.structs.replace(f, names=names[f.name], fallback=())
-            if f.name in names
-            else f
+            msgspec.structs.replace(f, names=names[f.name], fallback=()) if f.name in names else f
             for f in self.fields
         )
         return msgspec.structs.replace(self, fields=fields)
@@ -156,10 +155,7 @@ class Entities:
         self._by_name = {entity.name: entity for entity in entities}
         self.by_plural = {entity.plural: entity for entity in entities}
         self.needed = frozenset(
-            field.refers
-            for entity in entities
-            for field in entity.fields
-            if field.needs and field.refers
+            field.refers for entity in entities for field in entity.fields if field.needs and field.refers
         )
 
     def __iter__(self) -> Iterator[Entity]:

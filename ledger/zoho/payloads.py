@@ -28,16 +28,15 @@ _decoder = msgspec.json.Decoder(float_hook=Decimal)
 
 class Payload(msgspec.Struct):
     """The records of one body, still as decoded JSON. `deletion`: the envelope says
-    that they are gone. `suspect`: NUL or lone surrogates are possible in them."""
+    that they are gone. `suspect`: NUL or lone surrogates are possible in them.
+    """
 
     records: list[Any]
     deletion: bool = False
     suspect: bool = True
 
 
-def read_payload(
-    body: bytes, content_type: str, query: bytes, *, max_records: int = 10_000
-) -> Payload:
+def read_payload(body: bytes, content_type: str, query: bytes, *, max_records: int = 10_000) -> Payload:
     """The records of a POST.
 
     Raises `UnreadableBodyError` (nothing in it can be used) or `TooLargeError`.
@@ -140,9 +139,7 @@ def _reason(body: bytes) -> str:
 
 def _form(encoded: bytes) -> dict[str, Any]:
     try:
-        pairs = parse_qsl(
-            encoded.decode("utf-8"), keep_blank_values=True, max_num_fields=_MAX_FIELDS
-        )
+        pairs = parse_qsl(encoded.decode("utf-8"), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
     except ValueError as error:
         raise UnreadableBodyError(f"the form cannot be read: {error}") from None
     return _unwrapped(dict(pairs))

@@ -62,13 +62,10 @@ class Reader:
         self._redacted = BUILT_IN_REDACTION | tenant.redact_fields
         self._fate: dict[str, int] = {}
         self._entities = {
-            entity.name: entity.with_names(tenant.mapping.get(entity.name, {}))
-            for entity in entities
+            entity.name: entity.with_names(tenant.mapping.get(entity.name, {})) for entity in entities
         }
 
-    def read(
-        self, entity_name: str, raw: Any, *, deletion: bool = False, suspect: bool = True
-    ) -> Record:
+    def read(self, entity_name: str, raw: Any, *, deletion: bool = False, suspect: bool = True) -> Record:
         """A record of this entity from a decoded JSON value.
 
         `deletion`: the envelope says that the records are gone. `suspect`: NUL or
@@ -84,9 +81,7 @@ class Reader:
             raw, bad = _without_bad_characters(raw)
             problems = [(_canonical_name(entity, n), _REPLACED) for n in bad]
         try:
-            zoho_id = next(
-                (i for n in _ID_NAMES if (i := values.read_id(raw.get(n))) is not None), None
-            )
+            zoho_id = next((i for n in _ID_NAMES if (i := values.read_id(raw.get(n))) is not None), None)
         except UnreadableError as error:
             return self._unusable(entity, raw, ("id", str(error)))
         if zoho_id is None:
@@ -164,7 +159,8 @@ class Reader:
 
     def _reduced(self, value: Any) -> Any:
         """What is kept of a value: no `$` fields, no users, lookups as their ids,
-        secrets and identity numbers replaced."""
+        secrets and identity numbers replaced.
+        """
         if isinstance(value, dict):
             if "id" in value and value.keys() <= _LOOKUP_KEYS and len(value) > 1:
                 return {"id": value["id"]}
@@ -209,7 +205,8 @@ _REPLACED = "held NUL or a lone surrogate, now U+FFFD"
 
 def _without_bad_characters(value: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """NUL and lone surrogates, which PostgreSQL and UTF-8 cannot hold, become U+FFFD.
-    Answers the keys below which one was, too."""
+    Answers the keys below which one was, too.
+    """
     cleaned = {_clean(key): _clean(inner) for key, inner in value.items()}
     return cleaned, [_clean(k) for k, inner in value.items() if cleaned[_clean(k)] != inner]
 

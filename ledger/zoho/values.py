@@ -71,7 +71,9 @@ def read_id(value: Any) -> str | None:
     if is_empty(value):
         return None
     if isinstance(value, Decimal):
-        raise UnreadableError("is a number with a fraction or exponent, its digits are lost: send the id as text")
+        raise UnreadableError(
+            "is a number with a fraction or exponent, its digits are lost: send the id as text"
+        )
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise UnreadableError(f"should be text or whole digits, is {masked(value)}")
     text = str(value).strip()
@@ -85,7 +87,8 @@ def read_id(value: Any) -> str | None:
 
 def read_lookup(value: Any) -> str | None:
     """`{"id": ..}`, a bare id, or a one-element multi-select row
-    `[{"id": <row>, "<inner>": {"id": ..}}]`, whose inner name may differ."""
+    `[{"id": <row>, "<inner>": {"id": ..}}]`, whose inner name may differ.
+    """
     if isinstance(value, list):
         if len(value) != 1:
             raise UnreadableError(f"should be one lookup, is {masked(value)}")
@@ -135,7 +138,11 @@ def read_price(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, int | str | Decimal):
         raise UnreadableError(f"should be an amount, is {masked(value)}")
     amount = Decimal(value) if isinstance(value, int | Decimal) else _amount(value)
-    if not amount.is_finite() or len(amount.as_tuple().digits) > _MAX_DIGITS or abs(amount.adjusted()) > _MAX_DIGITS:
+    if (
+        not amount.is_finite()
+        or len(amount.as_tuple().digits) > _MAX_DIGITS
+        or abs(amount.adjusted()) > _MAX_DIGITS
+    ):
         raise UnreadableError("is not an amount of money")
     return _plain(amount)
 
@@ -154,7 +161,8 @@ def _amount(text: str) -> Decimal:
 
 def _with_point(digits: str) -> str:
     """Grouping removed, the decimal separator a point. Raises `ValueError` where the
-    groups are not of three digits (two in the middle, as in India)."""
+    groups are not of three digits (two in the middle, as in India).
+    """
     separators = [c for c in digits if c in ".,"]
     if not separators:
         return digits
@@ -163,7 +171,7 @@ def _with_point(digits: str) -> str:
     groups = re.split(r"[.,]", whole)
     if len(set(separators)) == 1:
         # one kind of separator: repeated it groups, alone it groups exactly three digits
-        if len(separators) > 1 or (len(fraction) == 3 and re.fullmatch(r"[1-9]\d{0,2}", whole)):  # noqa: PLR2004
+        if len(separators) > 1 or (len(fraction) == 3 and re.fullmatch(r"[1-9]\d{0,2}", whole)):
             groups, fraction = [*groups, fraction], ""
     elif separators.count(last) > 1:
         raise ValueError(digits)
@@ -207,7 +215,8 @@ def _displayed(text: str, order: str) -> datetime | None:
 
 def read_date(value: Any, order: str, zone: tzinfo) -> str:
     """A calendar date as ISO text. A time behind it is dropped, not converted: the
-    date that Zoho shows is the one that counts. Numbers are epoch milliseconds."""
+    date that Zoho shows is the one that counts. Numbers are epoch milliseconds.
+    """
     if isinstance(value, int) and not isinstance(value, bool):
         try:
             return datetime.fromtimestamp(value / 1000, zone).date().isoformat()
@@ -218,7 +227,11 @@ def read_date(value: Any, order: str, zone: tzinfo) -> str:
     text = value.strip()
     if re.match(r"\d{4}-\d{2}-\d{2}", text):
         try:
-            return date.fromisoformat(text).isoformat() if len(text) == 10 else datetime.fromisoformat(text).date().isoformat()  # noqa: E501, PLR2004
+            return (
+                date.fromisoformat(text).isoformat()
+                if len(text) == 10
+                else datetime.fromisoformat(text).date().isoformat()
+            )
         except ValueError:
             raise UnreadableError("is not a date of the calendar") from None
     if found := _displayed(text, order):
@@ -228,7 +241,8 @@ def read_date(value: Any, order: str, zone: tzinfo) -> str:
 
 def read_instant(value: Any, order: str, zone: tzinfo) -> int:
     """`Modified_Time` as microseconds since 1970 UTC: ISO text (without an offset in
-    the tenant's zone), a display format, or a number of epoch milliseconds."""
+    the tenant's zone), a display format, or a number of epoch milliseconds.
+    """
     try:
         if isinstance(value, str) and re.fullmatch(r"\s*\d{10,14}\s*", value):
             value = int(value)

@@ -57,9 +57,7 @@ def test_bad_tenant(server: Server, name: str) -> None:
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "\u00e9"])
 def test_bad_key(client: httpx.Client, key: str) -> None:
     """An idempotency key is visible ASCII."""
-    response = client.post(
-        "/v1/sync/programs", json=PROGRAM, headers=[(b"x-idempotency-key", key.encode())]
-    )
+    response = client.post("/v1/sync/programs", json=PROGRAM, headers=[(b"x-idempotency-key", key.encode())])
     assert "X-Idempotency-Key" in problem(response, 400)
 
 
@@ -97,16 +95,16 @@ def test_a_release_ends_a_derived_replay(client: httpx.Client) -> None:
 
 def test_limits(home: Any) -> None:
     """413 names the limit; nothing is stored."""
-    with Server(home, MAX_BODY_BYTES="2000", MAX_RECORDS="3") as server:
-        with server.client(f"t-{uuid.uuid4().hex[:8]}") as client:
-            many = client.post("/v1/sync/programs", json=[{"id": str(i)} for i in range(4)])
-            assert "MAX_RECORDS" in problem(many, 413)
-            large = client.post("/v1/sync/programs", json={**PROGRAM, "x": "y" * 2000})
-            assert "MAX_BODY_BYTES" in problem(large, 413)
-            chunks = (b"x" * 500 for _ in range(5))
-            streamed = client.post("/v1/sync/programs", content=chunks)
-            assert "MAX_BODY_BYTES" in problem(streamed, 413)
-            assert client.get("/v1/audit/events").json()["items"] == []
+    tenant = f"t-{uuid.uuid4().hex[:8]}"
+    with Server(home, MAX_BODY_BYTES="2000", MAX_RECORDS="3") as server, server.client(tenant) as client:
+        many = client.post("/v1/sync/programs", json=[{"id": str(i)} for i in range(4)])
+        assert "MAX_RECORDS" in problem(many, 413)
+        large = client.post("/v1/sync/programs", json={**PROGRAM, "x": "y" * 2000})
+        assert "MAX_BODY_BYTES" in problem(large, 413)
+        chunks = (b"x" * 500 for _ in range(5))
+        streamed = client.post("/v1/sync/programs", content=chunks)
+        assert "MAX_BODY_BYTES" in problem(streamed, 413)
+        assert client.get("/v1/audit/events").json()["items"] == []
 
 
 def test_only_this_machine(client: httpx.Client) -> None:

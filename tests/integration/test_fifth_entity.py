@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import uvicorn
-import httpx
 import asyncio
 import socket
+
+import httpx
+import uvicorn
 
 from api.app import create_app
 from ledger.database import Database

@@ -11,7 +11,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from ledger import chain, lane as lane_module
+from ledger import chain
+from ledger import lane as lane_module
 from ledger.database import Database
 from ledger.errors import DatabaseAwayError, KeyConflictError, QueueFullError
 from ledger.events import Event, RecordReceived
@@ -62,9 +63,10 @@ class _Cut:
 
 
 @pytest.mark.parametrize("contended", [False, True])
-async def test_cancelled_at_every_suspension(ledger: Ledger, contended: bool) -> None:  # noqa: FBT001
+async def test_cancelled_at_every_suspension(ledger: Ledger, contended: bool) -> None:
     """The append is cancelled at its 1st, 2nd, ... suspension until it completes: no half
-    state, no stuck lane, and the same key tells what became of it."""
+    state, no stuck lane, and the same key tells what became of it.
+    """
     await ledger.post("students", {"id": "S"})
     await ledger.post("enrollments", ENROLLMENT)
     other = ledger.new_lane()
@@ -75,7 +77,7 @@ async def test_cancelled_at_every_suspension(ledger: Ledger, contended: bool) ->
             await other.submit(ledger.delivery("programs", [{**PROGRAM, "Price": suspension}]))
         delivery = ledger.delivery("classes", [{"id": "C", "Class_Name": "A"}], f"k{suspension}")
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        waiting = lane_module._Waiting(delivery, future, delivery.size)  # noqa: SLF001
+        waiting = lane_module._Waiting(delivery, future, delivery.size)
         cut = _Cut(ledger.lane.flush([waiting]), suspension)
 
         async def run(cut: _Cut = cut) -> None:
@@ -119,7 +121,7 @@ async def test_one_bad_request_fails_alone(ledger: Ledger) -> None:
             raise ValueError("poison")
         return render(delivery, results)
 
-    render, ledger.lane._render = ledger.lane._render, poisoned  # noqa: SLF001
+    render, ledger.lane._render = ledger.lane._render, poisoned
     ids = ["a", "POISON", "b"]
     posts = [ledger.submit("programs", [{**PROGRAM, "id": i}]) for i in ids]
     done = await asyncio.gather(*posts, return_exceptions=True)
@@ -139,7 +141,9 @@ class _Failing(CurrentState):
 
 async def test_a_failing_handler(installation: Installation, database: Database, tenant: str) -> None:
     """ERROR: recorded and parked, state untouched, the answer not remembered."""
-    ledger = Ledger(installation, database, tenant, projection=_Failing(Ledger(installation, database, tenant).entities))
+    ledger = Ledger(
+        installation, database, tenant, projection=_Failing(Ledger(installation, database, tenant).entities)
+    )
     await ledger.post("programs", PROGRAM)
     boom = [{**PROGRAM, "Product_Name": "BOOM"}, {**PROGRAM, "id": "Q"}]
     first = await ledger.submit("programs", boom)
@@ -151,7 +155,9 @@ async def test_a_failing_handler(installation: Installation, database: Database,
     [row] = [row for row in await ledger.rows("records") if row[1] == "P"]
     assert row[2:5] == ("active", 3, 1)
     async with database.transaction(tenant) as connection:
-        parked = await connection.fetch("select stream, position, reason from ledger.parked where tenant_id = $1", tenant)
+        parked = await connection.fetch(
+            "select stream, position, reason from ledger.parked where tenant_id = $1", tenant
+        )
     assert [tuple(p) for p in parked] == [("program-P", 2, "RuntimeError"), ("program-P", 4, "RuntimeError")]
     await ledger.post("programs", {**PROGRAM, "Product_Name": "fine"})
     assert len(await events(ledger)) == 6
@@ -170,7 +176,8 @@ async def test_full_queue(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> No
 
 async def test_same_key_at_once(ledger: Ledger) -> None:
     """Two hundred posts of one record under one key: one event, one answer, also over two
-    processes; another body under the key is refused."""
+    processes; another body under the key is refused.
+    """
     other = ledger.new_lane()
     delivery = [PROGRAM]
     posts = [lane.submit(ledger.delivery("programs", delivery, "k")) for lane in [ledger.lane, other] * 100]
@@ -222,10 +229,10 @@ async def test_connection_breaks_around_the_commit(ledger: Ledger, when: str, ke
 
 async def test_answers_expire(ledger: Ledger) -> None:
     """After its time a key is free again."""
-    from ledger import clock  # noqa: PLC0415
-    from ledger.store import forget_answers  # noqa: PLC0415
+    from ledger import clock
+    from ledger.store import forget_answers
 
-    ledger.lane._ttl = 1  # noqa: SLF001  (a microsecond)
+    ledger.lane._ttl = 1
     await ledger.submit("programs", [PROGRAM], "k")
     again = await ledger.submit("programs", [{**PROGRAM, "Price": "6"}], "k")
     assert json.loads(again.body)["results"][0]["status"] == "UPDATED"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import uuid
 
 import asyncpg
@@ -39,7 +40,7 @@ async def test_positions_times_and_chain(ledger: Ledger) -> None:
     await fill(ledger)
     found = await events(ledger)
     assert [e.position for e in found] == list(range(1, len(found) + 1))
-    assert all(a.recorded_at < b.recorded_at for a, b in zip(found, found[1:], strict=False))
+    assert all(a.recorded_at < b.recorded_at for a, b in itertools.pairwise(found))
     async with ledger.database.transaction(ledger.tenant) as connection:
         loaded = await load(connection, ledger.tenant, Wanted())
     assert loaded.head is not None
@@ -77,7 +78,8 @@ async def test_time_never_runs_backwards(ledger: Ledger, monkeypatch: pytest.Mon
 
 async def test_personal_values_are_sealed(ledger: Ledger) -> None:
     """No table holds a person's values in clear but the read models, and none in the
-    events; programs and classes are readable."""
+    events; programs and classes are readable.
+    """
     await fill(ledger)
     found = await events(ledger)
     for event in found:
@@ -93,9 +95,7 @@ async def test_personal_values_are_sealed(ledger: Ledger) -> None:
     assert enrollment.key_id == student.key_id
 
 
-async def test_keys_differ_between_people_and_tenants(
-    installation: Installation, database: Database
-) -> None:
+async def test_keys_differ_between_people_and_tenants(installation: Installation, database: Database) -> None:
     """Equal values of two people, or of two tenants, cannot be told to be equal."""
     macs = set()
     for tenant in (f"t-{uuid.uuid4().hex[:8]}", f"t-{uuid.uuid4().hex[:8]}"):
@@ -129,11 +129,13 @@ async def test_the_application_may_not(ledger: Ledger, statement: str) -> None:
 
 async def test_row_level_security(installation: Installation, ledger: Ledger) -> None:
     """Forced on every table but the two that hold no tenant's data; without a tenant, or
-    as another one, nothing is seen and nothing can be written."""
+    as another one, nothing is seen and nothing can be written.
+    """
     await fill(ledger)
     admin = await connect(
         type(installation.application)(
-            installation.application.dsn, password=installation.embedded.password()  # type: ignore[union-attr]
+            installation.application.dsn,
+            password=installation.embedded.password(),  # type: ignore[union-attr]
         )
     )
     try:
@@ -155,17 +157,16 @@ async def test_row_level_security(installation: Installation, ledger: Ledger) ->
         )
         assert tuple(me) == (False, False, 0)
         for table in bound:
-            assert await connection.fetchval(f"select count(*) from {table}") == 0, table  # noqa: S608
+            assert await connection.fetchval(f"select count(*) from {table}") == 0, table
     async with ledger.database.transaction("another") as connection:
         for table in bound:
             others = await connection.fetchval(
-                f"select count(*) from {table} where tenant_id = $1", ledger.tenant  # noqa: S608
+                f"select count(*) from {table} where tenant_id = $1",
+                ledger.tenant,
             )
             assert others == 0, table
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await connection.execute(
-                "insert into ledger.tracking values ($1, 'f', 1)", ledger.tenant
-            )
+            await connection.execute("insert into ledger.tracking values ($1, 'f', 1)", ledger.tenant)
 
 
 async def test_append_is_refused_where_the_head_has_moved(ledger: Ledger) -> None:
@@ -186,7 +187,9 @@ async def test_two_processes_on_one_tenant(ledger: Ledger) -> None:
     other = ledger.new_lane()
     lanes = [ledger.lane, other]
     posts = [
-        lanes[i % 2].submit(ledger.delivery("programs", [{"id": f"P{i % 7}", "Product_Name": str(i)}], str(i)))
+        lanes[i % 2].submit(
+            ledger.delivery("programs", [{"id": f"P{i % 7}", "Product_Name": str(i)}], str(i))
+        )
         for i in range(60)
     ]
     await asyncio.gather(*posts)
@@ -197,9 +200,7 @@ async def test_two_processes_on_one_tenant(ledger: Ledger) -> None:
     await other.close()
 
 
-async def test_keys_of_a_failed_flush_are_forgotten(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_keys_of_a_failed_flush_are_forgotten(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """A person's key that was made in a flush that did not commit is never used again."""
     await ledger.post("programs", {"id": "P", "Product_Name": "x"})
     async with ledger.database.transaction(ledger.tenant) as connection:
@@ -215,9 +216,7 @@ async def test_keys_of_a_failed_flush_are_forgotten(
     admin_dsn = ledger.installation.embedded
     assert admin_dsn is not None
     admin = await asyncpg.connect(admin_dsn.dsn(), password=admin_dsn.password())
-    await admin.execute(
-        "delete from ledger.events where tenant_id = $1 and position = 2", ledger.tenant
-    )
+    await admin.execute("delete from ledger.events where tenant_id = $1 and position = 2", ledger.tenant)
     await admin.close()
     await ledger.post("students", PERSONAL)
     async with ledger.database.transaction(ledger.tenant) as connection:
@@ -228,7 +227,7 @@ async def test_keys_of_a_failed_flush_are_forgotten(
 
 async def test_quarantine_keys_are_destroyed_in_time(ledger: Ledger) -> None:
     """The key of a day's unreadable deliveries goes; the fold does not need it."""
-    from ledger.store import destroy_quarantine_keys  # noqa: PLC0415
+    from ledger.store import destroy_quarantine_keys
 
     await fill(ledger)
     async with ledger.database.transaction(ledger.tenant) as connection:

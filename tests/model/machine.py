@@ -66,9 +66,17 @@ def records(draw: Any, entity: str) -> Any:
         raw["Modified_Time"] = draw(st.sampled_from(list(reference.INSTANTS)))
     odd = draw(st.integers(0, 14))
     if odd in (0, 1):
-        raw.update(draw(st.sampled_from([{"Record_Status__s": "Trash"}, {"Record_Status__s": 0}, {"operation": "delete"}])))
+        raw.update(
+            draw(
+                st.sampled_from(
+                    [{"Record_Status__s": "Trash"}, {"Record_Status__s": 0}, {"operation": "delete"}]
+                )
+            )
+        )
     elif odd == 2:
-        raw.update(draw(st.sampled_from([{"$state": "draft"}, {"$approved": False}, {"Record_Status__s": "Draft"}])))
+        raw.update(
+            draw(st.sampled_from([{"$state": "draft"}, {"$approved": False}, {"Record_Status__s": "Draft"}]))
+        )
     return raw
 
 

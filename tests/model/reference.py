@@ -152,7 +152,7 @@ class Tenant:
             record.state, record.time, record.own = "deleted", time, self.position
             record.waiting_for, record.last_active = [], None
             self.mark(record)
-            if was == "active":
+            if was == "active" and entity in ("student", "class"):
                 self.leave(entity, zoho_id)
             return {**result, "status": "DELETED"}
 
@@ -180,7 +180,11 @@ class Tenant:
             return {**result, "status": "SKIPPED", "reason": "deleted"}
         if record.state != "none" and time < record.time:
             return {**result, "status": "SKIPPED", "reason": "stale"}
-        if raw.get("Record_Status__s") == "Draft" or raw.get("$state") == "draft" or raw.get("$approved") is False:
+        if (
+            raw.get("Record_Status__s") == "Draft"
+            or raw.get("$state") == "draft"
+            or raw.get("$approved") is False
+        ):
             return {**result, "status": "SKIPPED", "reason": "not_approved"}
 
         if warnings:
@@ -228,9 +232,7 @@ class Tenant:
 
     def activate(self, entity: str, record: Record) -> str:
         """Its status as it becomes active."""
-        printed = {
-            f: record.fields.get(f) for f in FIELDS[entity] if f not in UNPRINTED.get(entity, set())
-        }
+        printed = {f: record.fields.get(f) for f in FIELDS[entity] if f not in UNPRINTED.get(entity, set())}
         status = "UNCHANGED"
         if record.last_active is None:
             status = "NEW"
@@ -276,7 +278,5 @@ class Tenant:
                 if record.state == "active":
                     record.waiting_since = self.position
                 record.state = "waiting"
-                record.waiting_for = [
-                    n for n in needs if n == (entity, zoho_id) or n in record.waiting_for
-                ]
+                record.waiting_for = [n for n in needs if n == (entity, zoho_id) or n in record.waiting_for]
                 self.mark(record)

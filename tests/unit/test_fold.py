@@ -53,7 +53,7 @@ class Story:
             version=self.inline.next_version(view, record) if record.zoho_id else 1,
             position=self.position, recorded_at=at or T0 + self.position * clock.SECOND,
         )  # fmt: skip
-        from ledger.codec import decode  # noqa: PLC0415
+        from ledger.codec import decode
 
         payload = decode(event.topic, event.payload)
         outcome = self.fold.apply(view, event, payload)
@@ -191,9 +191,7 @@ def test_provisional_name() -> None:
     assert story.when("class", {"id": "C", "Name": "C26-1"}).status == "NEW"
     assert story.row("class", "C").fields["name"] == "C26-1"
     assert story.when("class", {"id": "C", "Class_Name": "Maths"}).status == "UPDATED"
-    assert story.when("class", {"id": "C", "Name": "C26-1", "status": "x"}).changes == {
-        "status": (None, "x")
-    }
+    assert story.when("class", {"id": "C", "Name": "C26-1", "status": "x"}).changes == {"status": (None, "x")}
 
 
 def test_fingerprint_does_not_concatenate() -> None:

@@ -71,7 +71,8 @@ def test_absent_is_not_empty() -> None:
 
 def test_class_name_falls_back() -> None:
     """The short name, then `Name`, stand in for a class name; only provisionally where
-    the record does not speak of the name at all."""
+    the record does not speak of the name at all.
+    """
     full = READER.read("class", {"id": "1", "Class_Name": None, "Name": "C26-1", "Short_Name": "S"})
     assert full.values["name"] == "S"
     assert full.provisional == ()
@@ -105,7 +106,7 @@ def test_mapping_of_a_tenant() -> None:
 
 def test_exact_decimals_are_stored() -> None:
     """A price of many digits is stored with all of them."""
-    from ledger.zoho.payloads import read_payload  # noqa: PLC0415
+    from ledger.zoho.payloads import read_payload
 
     body = b'{"id": "1", "Price": 99999999999999.123456789}'
     raw = read_payload(body, "application/json", b"").records[0]

@@ -1,0 +1,185 @@
+"""Hot queries prepared on empty tables keep their index while the tables grow.
+
+The plans are those of the server's own connections: prepared once on empty tables,
+then generic, and never refreshed, since autovacuum is kept off these tables.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+import asyncpg
+import pytest
+
+from ledger.database import Connection, Database
+from ledger.embedded import Embedded
+from ledger.installation import Installation, open_installation
+from ledger.queries import load_queries
+from ledger.settings import Settings
+from ledger.store import Wanted, load
+from tests.conftest import fresh_home
+from tests.harness import Ledger
+
+ROWS = 100_000
+BUFFERS = 250  # 8 KiB pages that one execution may touch: twenty rows, some ten pages each
+SQL = load_queries("projections")
+READS = [name for name in SQL if name != "keys_by_id"]
+
+_FILL = """
+insert into ledger.events
+  select $1, i, 'program-' || i, 1, 'RecordReceived.v1', 'program', i::text, 'sync', 'd' || i,
+         now() + i * interval '1 microsecond', null, null, 0, null, null, null, 'x', 'y'
+    from generate_series($2::int, $3::int) i;
+"""
+_FILL_RECORDS = """
+insert into ledger.records (tenant_id, generation, entity, zoho_id, state, version, state_version, own_position, waiting_since)
+  select $1, 1, case when i % 2 = 0 then 'program' else 'enrollment' end, i::text,
+         case when i % 7 = 0 then 'deleted' when i % 5 = 0 then 'waiting' else 'active' end, 1, 1, i, now()
+    from generate_series($2::int, $3::int) i;
+"""
+_FILL_OUTCOMES = """
+insert into ledger.outcomes
+  select $1, 1, i, 'program', i::text, true, case when i % 9 = 0 then 'INVALID' else 'NEW' end, null, null, null
+    from generate_series($2::int, $3::int) i;
+"""
+_FILL_LINKS = """
+insert into ledger.links
+  select $1, 1, 'class', 'C' || i % 1000, 'enrollment', i::text from generate_series($2::int, $3::int) i;
+"""
+_FILL_ANSWERS = """
+insert into ledger.idempotency
+  select $1, 'programs', 'k' || i, false, 'h', 'd', 'a', '[]', now() from generate_series($2::int, $3::int) i;
+"""
+_FILL_KEYS = """
+insert into vault.keys (tenant_id, key_id, subject, wrapped)
+  select $1, decode(lpad(to_hex(i), 32, '0'), 'hex'), 'person:' || i, 'w' from generate_series($2::int, $3::int) i;
+"""
+
+
+def arguments(name: str, tenant: str, near: int) -> tuple[Any, ...]:
+    """Arguments of a read that asks about rows near a number."""
+    if name == "one_record":
+        return (tenant, "program", str(near))
+    if name.startswith("list_"):
+        return (tenant, "program", str(near), 20)
+    if name == "deferred":
+        return (tenant, 0, near, "", 20)
+    if name == "position_at":
+        return (tenant, 0)
+    common: tuple[Any, ...] = (tenant, near, 2**62, None, None, 20)
+    if name == "events_of_stream":
+        return (*common[:1], 0, *common[2:], f"program-{near}")
+    if name == "events_of_delivery":
+        return (*common[:1], 0, *common[2:], f"d{near}")
+    if name == "events_by_outcome":
+        return (*common, None, None, "NEW", None)
+    if name == "events_by_rare_status":
+        return (tenant, 0, *common[2:], None, None, "INVALID", None)
+    return common
+
+
+async def buffers(connection: Connection, sql: str, values: tuple[Any, ...]) -> int:
+    """Pages that one execution of a prepared statement touches."""
+    plan = await connection.fetchval(f"explain (analyze, buffers, format json) {sql}", *values)
+    top = json.loads(plan)[0]["Plan"]
+    return int(top["Shared Hit Blocks"] + top["Shared Read Blocks"])
+
+
+@pytest.fixture(scope="module")
+def quiet_home() -> Any:
+    """A cluster without autovacuum: nothing refreshes a plan."""
+    import os
+    from pathlib import Path
+
+    home = fresh_home()
+    bindir = os.environ.get("TEST_POSTGRES_BINDIR")
+    embedded = Embedded(home, Path(bindir) if bindir else None)
+    embedded.start()
+    yield home
+    embedded.stop_using()
+
+
+async def _admin(installation: Installation) -> asyncpg.Connection:
+    assert installation.embedded is not None
+    return await asyncpg.connect(installation.embedded.dsn(), password=installation.embedded.password())
+
+
+async def test_plans_keep_their_index(quiet_home: Any) -> None:
+    """Reads of the HTTP face, and the load and append of a lane."""
+    installation = await open_installation(Settings(home=quiet_home))
+    admin = await _admin(installation)
+    await admin.execute("alter system set autovacuum = off")
+    await admin.execute("select pg_reload_conf()")
+    database = Database(installation.application, size=1)
+    await database.open()
+    tenant = f"t-{uuid.uuid4().hex[:8]}"
+    ledger = Ledger(installation, database, tenant)
+    # prepared on empty tables, and executed often enough to become generic
+    for number in range(8):
+        await ledger.post("students", {"id": f"warm{number}"})
+        async with database.transaction(tenant) as connection:
+            for name in READS:
+                await connection.fetch(SQL[name], *arguments(name, tenant, 1))
+                await buffers(connection, SQL[name], arguments(name, tenant, 1))
+    wanted = Wanted(
+        records=[("program", "77777"), ("enrollment", "55555")],
+        dependents=[("class", "C7")],
+        subjects=["person:4321"],
+        answers=[("programs", "k321")],
+    )
+    load_sql = (
+        f"select * from ledger.load_v1('{tenant}', false, '{{program,enrollment}}', '{{77777,55555}}',"
+        " '{class}', '{C7}', '{person:4321}', '{programs}', '{k321}')"
+    )
+    for start, stop in ((1001, 10_000), (10_001, ROWS)):
+        for fill in (_FILL, _FILL_RECORDS, _FILL_OUTCOMES, _FILL_LINKS, _FILL_ANSWERS, _FILL_KEYS):
+            await admin.execute(_inlined(fill, tenant, start, stop))
+        async with database.transaction(tenant) as connection:
+            for name in READS:
+                touched = await buffers(connection, SQL[name], arguments(name, tenant, stop - 500))
+                assert touched <= BUFFERS, (
+                    name,
+                    touched,
+                    stop,
+                    await plan_of(connection, SQL[name], arguments(name, tenant, stop - 500)),
+                )
+        async with database.connection() as connection:
+            found = await load(connection, tenant, wanted)
+            assert found.head is not None
+            assert len(found.dependents) == pytest.approx(stop / 1000, abs=12)
+            await connection.fetch(load_sql)
+        async with database.transaction(tenant) as connection:
+            touched = await buffers(connection, load_sql, ())
+            assert touched <= BUFFERS + 6 * stop // 1000, touched
+    reads_before = await _sequential(admin)
+    await ledger.post("students", {"id": "last"}, {"id": "warm1", "Last_Name": "N"})
+    await ledger.post("enrollments", {"id": "E", "Student": "last", "Class": "C1"})
+    await ledger.post("classes", {"id": "C1", "Class_Name": "A"})
+    await ledger.post("enrollments", {"id": "E", "Student": "last", "Class": "C2"})
+    assert await _sequential(admin) == reads_before, "an append scanned a whole table"
+    await ledger.close()
+    await database.close()
+    await admin.close()
+    installation.close()
+
+
+def _inlined(sql: str, tenant: str, start: int, stop: int) -> str:
+    return sql.replace("$1", f"'{tenant}'").replace("$2::int", str(start)).replace("$3::int", str(stop))
+
+
+async def _sequential(admin: asyncpg.Connection) -> list[tuple[str, int]]:
+    """Sequential scans so far of each table that grows."""
+    await admin.execute("select pg_stat_clear_snapshot()")
+    rows = await admin.fetch(
+        "select relname, seq_scan from pg_stat_user_tables where schemaname in ('ledger', 'vault')"
+        " and relname not in ('heads', 'tenants', 'migrations', 'parked', 'tracking') order by relname"
+    )
+    return [(row["relname"], row["seq_scan"]) for row in rows]
+
+
+async def plan_of(connection: Connection, sql: str, values: tuple[Any, ...]) -> str:
+    """The plan as text, for the message of a failure."""
+    rows = await connection.fetch(f"explain (analyze, buffers) {sql}", *values)
+    return "\n".join(row[0] for row in rows)
