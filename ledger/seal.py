@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from ledger import vault
+from ledger import digests, vault
 from ledger.codec import topic_of
+from ledger.digests import Macs
 from ledger.events import Event, RecordReceived
 from ledger.vault import SubjectKey
 from ledger.zoho.entities import Entity
@@ -94,29 +95,17 @@ def _refs(record: Record, entity: Entity) -> str | None:
     return _encode(refs).decode() if refs else None
 
 
-_NULL, _PROVISIONAL = 0x80, 0x40
-
-
 def _digests(record: Record, entity: Entity, key: SubjectKey | None, known: Known) -> bytes | None:
-    """By field number: `number || 8 bytes`; bit 0x80 and no bytes where the value is
-    empty, bit 0x40 where it is provisional. None where no field came.
-    """
+    """The digests of the fields that came; None where no field came."""
     mac_key = key.mac_key if key is not None else b""
     moved = bool(known.values) and known.key_id != (key.key_id if key is not None else None)
-    packed = bytearray()
+    values = {**known.values, **record.values} if moved else record.values
+    macs: Macs = {}
+    provisional = set()
     for field in entity.fields:
-        mark = field.number
-        if field.name in record.values:
-            value = record.values[field.name]
+        if field.name in values:
+            value = values[field.name]
+            macs[field.number] = None if value is None else vault.mac(mac_key, field.number, value)
             if field.name in record.provisional:
-                mark |= _PROVISIONAL
-        elif moved and field.name in known.values:
-            value = known.values[field.name]
-        else:
-            continue
-        if value is None:
-            packed.append(mark | _NULL)
-        else:
-            packed.append(mark)
-            packed += vault.mac(mac_key, field.number, value)
-    return bytes(packed) or None
+                provisional.add(field.number)
+    return digests.pack(macs, provisional) or None

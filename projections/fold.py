@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from ledger import digests
+from ledger.digests import Macs
 from ledger.events import DELETION, NOT_APPROVED, UNUSABLE, Event, RecordReceived
 from ledger.zoho.entities import Entities, Entity, Field
 from projections.state import (
@@ -18,12 +20,10 @@ from projections.state import (
     DELETED,
     NONE,
     WAITING,
-    Macs,
     Name,
     Row,
     View,
     fingerprint,
-    unpack_macs,
 )
 
 VERSION = 1
@@ -248,7 +248,7 @@ class _Merge:
 
     def __init__(self, rules: _Rules, row: Row, event: Event, payload: RecordReceived | None) -> None:
         self._rules, self._row, self._event = rules, row, event
-        came, provisional = unpack_macs(event.content_mac or b"")
+        came, provisional = digests.unpack(event.content_mac or b"")
         # digests under another key cannot be compared: the event then carries all it needs
         self._comparable = row.key_id == event.key_id or not row.macs
         base: Macs = row.macs if self._comparable else {}

@@ -13,54 +13,14 @@ from typing import Any
 
 import msgspec
 
+from ledger import digests
+from ledger.digests import Macs
 from ledger.vault import MAC_BYTES
 
 Name = tuple[str, str]
 """(entity, zoho_id)"""
 
 NONE, ACTIVE, WAITING, DELETED = "none", "active", "waiting", "deleted"
-
-_NULL, _PROVISIONAL = 0x80, 0x40
-_NUMBER = 0x3F
-
-Macs = dict[int, bytes | None]
-"""Field number -> its keyed digest, None for an empty value."""
-
-
-def pack_macs(macs: Macs, provisional: Iterable[int] = ()) -> bytes:
-    """Digests as bytes, by field number: `number || 8 bytes`, with bit 0x80 and no
-    bytes for an empty value, with bit 0x40 for a provisional one.
-    """
-    marked = set(provisional)
-    packed = bytearray()
-    for number in sorted(macs):
-        digest = macs[number]
-        mark = number | (_PROVISIONAL if number in marked else 0)
-        if digest is None:
-            packed.append(mark | _NULL)
-        else:
-            packed.append(mark)
-            packed += digest
-    return bytes(packed)
-
-
-def unpack_macs(packed: bytes) -> tuple[Macs, set[int]]:
-    """The digests, and the numbers of the provisional ones."""
-    macs: Macs = {}
-    provisional = set()
-    at = 0
-    while at < len(packed):
-        mark = packed[at]
-        number = mark & _NUMBER
-        at += 1
-        if mark & _PROVISIONAL:
-            provisional.add(number)
-        if mark & _NULL:
-            macs[number] = None
-        else:
-            macs[number] = packed[at : at + MAC_BYTES]
-            at += MAC_BYTES
-    return macs, provisional
 
 
 def fingerprint(key_id: bytes | None, macs: Macs, numbers: Iterable[int]) -> bytes:
@@ -123,7 +83,7 @@ def to_columns(row: Row) -> tuple[Any, ...]:
         row.waiting_since,
         _encode(row.waiting_for).decode() if row.waiting_for else None,
         row.key_id,
-        pack_macs(row.macs) if row.macs else None,
+        digests.pack(row.macs) if row.macs else None,
         row.active_fingerprint,
         _encode(row.fields) if row.fields else None,
     )
@@ -136,7 +96,7 @@ def from_columns(columns: Iterable[Any]) -> Row:
     macs: Any = row.macs
     fields: Any = row.fields
     row.waiting_for = _decode_names(waiting_for) if waiting_for else ()
-    row.macs = unpack_macs(macs)[0] if macs else {}
+    row.macs = digests.unpack(macs)[0] if macs else {}
     row.fields = _decode_fields(fields) if fields else {}
     return row
 

@@ -1,0 +1,51 @@
+"""The keyed digests of a record's canonical fields, as they stand in an event.
+
+Fields have numbers that never change (see `ledger.zoho.entities.Field`). A digest is
+`ledger.vault.MAC_BYTES` long; equal values of one field under one key give equal digests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from ledger.vault import MAC_BYTES
+
+_NULL, _PROVISIONAL, _NUMBER = 0x80, 0x40, 0x3F
+
+Macs = dict[int, bytes | None]
+"""Field number -> its digest, None for an empty value."""
+
+
+def pack(macs: Macs, provisional: Collection[int] = ()) -> bytes:
+    """By field number: `number || digest`; bit 0x80 and no digest where the value is empty,
+    bit 0x40 where it counts only while the state has none.
+    """
+    packed = bytearray()
+    for number in sorted(macs):
+        digest = macs[number]
+        mark = number | _PROVISIONAL if number in provisional else number
+        if digest is None:
+            packed.append(mark | _NULL)
+        else:
+            packed.append(mark)
+            packed += digest
+    return bytes(packed)
+
+
+def unpack(packed: bytes) -> tuple[Macs, set[int]]:
+    """The digests, and the numbers of the provisional ones."""
+    macs: Macs = {}
+    provisional = set()
+    at = 0
+    while at < len(packed):
+        mark = packed[at]
+        number = mark & _NUMBER
+        at += 1
+        if mark & _PROVISIONAL:
+            provisional.add(number)
+        if mark & _NULL:
+            macs[number] = None
+        else:
+            macs[number] = packed[at : at + MAC_BYTES]
+            at += MAC_BYTES
+    return macs, provisional
