@@ -144,9 +144,15 @@ def run(config: uvicorn.Config, sockets: list[socket.socket]) -> int:
     if config.workers > 1:
         Multiprocess(config, sockets=sockets).run()
         return 0
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _ended)  # uvicorn raises them again when it has ended cleanly
     server = uvicorn.Server(config)
     server.run(sockets=sockets)
     return 0 if server.started else 1
+
+
+def _ended(*_: object) -> None:
+    """A signal after a clean end."""
 
 
 def url_of(listening: socket.socket) -> str:

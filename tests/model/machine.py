@@ -26,6 +26,12 @@ IDS = {
     "enrollment": ["E1", "E2", "E3"],
 }  # fmt: skip
 TEXTS = ["ab", "b", None, "", "-None-", "a"]
+# the same text on the two sides of a border between fields
+NEIGHBOURS = [
+    {"First_Name": "ab", "Last_Name": None},
+    {"First_Name": None, "Last_Name": "ab"},
+    {"First_Name": "a", "Last_Name": "b"},
+]
 LOOKUPS = {
     "Student": [{"id": "S1", "name": "x"}, "S1", {"id": "S2"}, "S2", None, "Layla N"],
     "class": ["C1", {"id": "C1"}, "C2", {"id": "C2", "name": "y"}, ""],
@@ -50,6 +56,8 @@ def records(draw: Any, entity: str) -> Any:
     if draw(st.integers(0, 30)) == 0:
         return draw(st.sampled_from([7, None, {"Name": "x"}, {"id": ""}, {"id": "-None-"}]))
     raw: dict[str, Any] = {"id": draw(st.sampled_from(IDS[entity]))}
+    if entity == "student" and draw(st.integers(0, 3)) == 0:
+        return {**raw, **draw(st.sampled_from(NEIGHBOURS))}
     thin = draw(st.booleans())
     for field, (names, kind) in reference.FIELDS[entity].items():
         needed = field in reference.REQUIRED[entity]

