@@ -143,7 +143,7 @@ class Database:
                 async with self._pool.acquire(timeout=CONNECT_SECONDS) as connection:
                     yield connection
         except DatabaseAwayError:
-            self._repair()
+            self.repair()
             raise
 
     @asynccontextmanager
@@ -162,7 +162,8 @@ class Database:
                 raise
             await connection.execute("commit")
 
-    def _repair(self) -> None:
+    def repair(self) -> None:
+        """Starts what brings the database back, where there is such a thing."""
         if self._on_failure is None or (self._repairing and not self._repairing.done()):
             return
         self._repairing = asyncio.ensure_future(asyncio.to_thread(self._on_failure))

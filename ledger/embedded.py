@@ -48,6 +48,7 @@ _SERVER_SETTINGS = {
     "wal_compression": "on",
     "max_wal_size": "2GB",
     "log_min_messages": "warning",
+    "log_error_verbosity": "terse",  # a DETAIL line would repeat values
     "logging_collector": "off",
     "password_encryption": "scram-sha-256",
 }

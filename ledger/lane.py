@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import Any, Protocol
 
 import asyncpg
@@ -20,7 +21,7 @@ import structlog
 from cryptography.exceptions import InvalidTag
 
 from ledger import chain, clock
-from ledger.database import Connection, Database, begin
+from ledger.database import Connection, Database, begin, telling_apart
 from ledger.errors import (
     DatabaseAwayError,
     KeyConflictError,
@@ -37,6 +38,7 @@ from ledger.zoho.records import Record
 log = structlog.get_logger()
 
 FLUSH_RECORDS = 1_000
+FLUSH_DELIVERIES = 32
 FLUSH_BYTES = 8 * 1024 * 1024
 QUEUE_RECORDS = 20_000
 QUEUE_BYTES = 64 * 1024 * 1024
@@ -44,6 +46,11 @@ CACHED_ROWS = 50_000
 CACHED_KEYS = 50_000
 WAIT_SECONDS = 30.0
 """So long a request waits for its answer, or for the answer of the first one under its key."""
+
+HELD_SECONDS = 0.005
+"""So long an idle lane keeps its connection for the next request of the same sender."""
+HELD_FLUSHES = 20
+"""So many flushes a busy lane keeps its connection while other lanes may wait for one."""
 
 _BREATH = 250  # records folded before other requests get a turn
 _RETRY_WITHIN = 1.0  # seconds: a slower failure is answered, not tried again
@@ -183,6 +190,9 @@ class Lane:
         self._wake = asyncio.Event()
         self._closing = False
         self._task: asyncio.Task[None] | None = None
+        self._held: AsyncExitStack | None = None
+        self._connection: Connection
+        self._flushes = 0
         self._head: Head | None = None
         self._rows: dict[tuple[str, str], Any] = {}
         self._keys: dict[str, SubjectKey] = {}
@@ -236,14 +246,10 @@ class Lane:
 
     async def _run(self) -> None:
         try:
-            while True:
-                while not self._queue:
-                    if self._closing:
-                        return
-                    self._wake.clear()
-                    await self._wake.wait()
+            while await self._has_work():
                 self._in_flight = self._next_batch()
-                await self.flush(self._in_flight)
+                if self._in_flight:
+                    await self.flush(self._in_flight)
                 self._in_flight = []
         finally:
             for waiting in [*self._in_flight, *self._queue]:
@@ -251,11 +257,47 @@ class Lane:
             self._queue.clear()
             self._in_flight = []
             self._queued_records = self._queued_bytes = 0
+            await self._let_go()
+
+    async def _has_work(self) -> bool:
+        """Waits for work; False when the lane is to end.
+
+        A busy lane keeps its connection from one flush to the next: giving it back would let
+        the answered requests run first, and the database would wait for them.
+        """
+        if self._flushes >= HELD_FLUSHES:
+            await self._let_go()
+        while not self._queue:
+            if self._closing:
+                return False
+            self._wake.clear()
+            if self._held is None:
+                await self._wake.wait()
+                continue
+            try:
+                async with asyncio.timeout(HELD_SECONDS):
+                    await self._wake.wait()
+            except TimeoutError:
+                await self._let_go()
+        return True
+
+    async def _hold(self) -> Connection:
+        if self._held is None:
+            stack = AsyncExitStack()
+            self._connection = await stack.enter_async_context(self._database.connection())
+            self._held = stack
+        self._flushes += 1
+        return self._connection
+
+    async def _let_go(self) -> None:
+        held, self._held, self._flushes = self._held, None, 0
+        if held is not None:
+            await held.aclose()
 
     def _next_batch(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
         records = size = 0
-        while self._queue:
+        while self._queue and len(batch) < FLUSH_DELIVERIES:
             waiting = self._queue[0]
             more = len(waiting.delivery.records)
             if batch and (records + more > FLUSH_RECORDS or size + waiting.size > FLUSH_BYTES):
@@ -313,17 +355,23 @@ class Lane:
 
     async def _attempt(self, batch: list[_Waiting], *, lock: bool) -> bool:
         """One try. False where the head had moved or an answer is remembered."""
-        async with self._database.connection() as connection:
-            if not lock:
-                return await self._fold_and_append(connection, batch, lock=False)
-            try:
-                await connection.execute(begin(self._tenant))
-                done = await self._fold_and_append(connection, batch, lock=True)
-            except BaseException:
-                if not connection.is_closed():
-                    await connection.execute("rollback")
-                raise
-            return done
+        try:
+            with telling_apart():
+                connection = await self._hold()
+                if not lock:
+                    return await self._fold_and_append(connection, batch, lock=False)
+                try:
+                    await connection.execute(begin(self._tenant))
+                    return await self._fold_and_append(connection, batch, lock=True)
+                except BaseException:
+                    if not connection.is_closed():
+                        await connection.execute("rollback")
+                    raise
+        except BaseException as error:
+            await self._let_go()
+            if isinstance(error, DatabaseAwayError):
+                self._database.repair()
+            raise
 
     async def _fold_and_append(self, connection: Connection, batch: list[_Waiting], *, lock: bool) -> bool:
         run = _Run(self._inline.view())

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from typing import Any
 
 import structlog
@@ -33,12 +34,25 @@ def configure_logging(level: str) -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.dict_tracebacks,
+            _without_values,
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level.lower()),
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
     )
+
+
+def _without_values(_: Any, __: str, event: Any) -> Any:
+    """An exception as its type and places: its text and its frames' variables may hold
+    what was in a record.
+    """
+    error = event.pop("exc_info", None)
+    error = sys.exc_info()[1] if error is True else error
+    if isinstance(error, BaseException):
+        event["error"] = type(error).__name__
+        frames = traceback.extract_tb(error.__traceback__)
+        event["at"] = [f"{f.filename}:{f.lineno} {f.name}" for f in frames]
+    return event
 
 
 def tell(line: str) -> None:

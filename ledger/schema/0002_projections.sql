@@ -64,8 +64,6 @@ create table ledger.outcomes (
   errors     bytea,
   primary key (tenant_id, generation, position, entity, zoho_id)
 );
-create index outcomes_by_record on ledger.outcomes
-  (tenant_id, generation, entity, zoho_id, position) where zoho_id <> '';
 create index outcomes_by_status on ledger.outcomes
   (tenant_id, generation, status, position)
   where status in ('INVALID', 'SKIPPED', 'ERROR', 'DELETED');
