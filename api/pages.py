@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from api.problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, body_of
 from api.service import Service
 from ledger.errors import DatabaseAwayError
 
+READY_SECONDS = 1.5
 _ASSETS = "/docs/assets"
 
 SWAGGER = SwaggerRenderPlugin(
@@ -56,11 +58,11 @@ def page_handlers(service: Service) -> list[HTTPRouteHandler]:
     )
     async def ready() -> Response[Any]:
         try:
-            async with service.database.connection() as connection:
+            async with asyncio.timeout(READY_SECONDS), service.database.connection() as connection:
                 writable = not await connection.fetchval(
                     "select pg_is_in_recovery() or current_setting('transaction_read_only')::bool"
                 )
-        except DatabaseAwayError:
+        except (DatabaseAwayError, TimeoutError):
             writable = False
         if not writable:
             return Response(

@@ -24,6 +24,7 @@ log = structlog.get_logger()
 CONNECT_SECONDS = 1.5
 """How long to wait for a connection: a caller must hear of trouble within two seconds."""
 COMMAND_SECONDS = 60.0
+PROBE_SECONDS = 0.5
 
 _PG_EPOCH = 946_684_800_000_000  # 2000-01-01T00:00:00Z, PostgreSQL's zero
 
@@ -161,6 +162,18 @@ class Database:
                     await connection.execute("rollback")
                 raise
             await connection.execute("commit")
+
+    async def answers(self) -> bool:
+        """Whether the server takes a new connection and answers on it, in half a second."""
+        try:
+            with telling_apart():
+                async with asyncio.timeout(PROBE_SECONDS):
+                    connection = await asyncpg.connect(**self._settings.arguments())
+                    await connection.fetchval("select 1")
+                    connection.terminate()
+        except (DatabaseAwayError, asyncpg.PostgresError):
+            return False
+        return True
 
     def repair(self) -> None:
         """Starts what brings the database back, where there is such a thing."""

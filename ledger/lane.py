@@ -52,6 +52,9 @@ HELD_SECONDS = 0.005
 HELD_FLUSHES = 20
 """So many flushes a busy lane keeps its connection while other lanes may wait for one."""
 
+PATIENCE_SECONDS = 1.0
+"""After so long a flush must show that the database answers: senders hear within two seconds."""
+
 _BREATH = 250  # records folded before other requests get a turn
 _RETRY_WITHIN = 1.0  # seconds: a slower failure is answered, not tried again
 
@@ -193,6 +196,7 @@ class Lane:
         self._held: AsyncExitStack | None = None
         self._connection: Connection
         self._flushes = 0
+        self._asking: asyncio.Task[None] | None = None
         self._head: Head | None = None
         self._rows: dict[tuple[str, str], Any] = {}
         self._keys: dict[str, SubjectKey] = {}
@@ -249,7 +253,9 @@ class Lane:
             while await self._has_work():
                 self._in_flight = self._next_batch()
                 if self._in_flight:
+                    watch = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._doubt)
                     await self.flush(self._in_flight)
+                    watch.cancel()
                 self._in_flight = []
         finally:
             for waiting in [*self._in_flight, *self._queue]:
@@ -258,6 +264,19 @@ class Lane:
             self._in_flight = []
             self._queued_records = self._queued_bytes = 0
             await self._let_go()
+
+    def _doubt(self) -> None:
+        """The flush takes long: does the database answer at all?"""
+        self._asking = asyncio.create_task(self._ask(self._in_flight))
+
+    async def _ask(self, batch: list[_Waiting]) -> None:
+        if await self._database.answers() or batch is not self._in_flight:
+            return
+        # it hangs: whoever waits hears of it now, and the broken connection ends the flush
+        for waiting in [*self._in_flight, *self._queue]:
+            _fail(waiting, DatabaseAwayError("the database does not answer"))
+        if self._held is not None:
+            self._connection.terminate()
 
     async def _has_work(self) -> bool:
         """Waits for work; False when the lane is to end.

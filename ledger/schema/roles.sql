@@ -7,12 +7,15 @@ declare
   t record;
 begin
   for t in
-    select n.nspname as s, c.relname as r from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    select n.nspname as s, c.relname as r, c.relrowsecurity and c.relforcerowsecurity as bound
+      from pg_class c join pg_namespace n on n.oid = c.relnamespace
      where n.nspname in ('ledger', 'vault') and c.relkind = 'r'
        and (n.nspname, c.relname) not in (('ledger', 'tenants'), ('ledger', 'migrations'))
   loop
-    execute format('alter table %I.%I enable row level security', t.s, t.r);
-    execute format('alter table %I.%I force row level security', t.s, t.r);
+    if not t.bound then  -- only then: it locks the table against everybody
+      execute format('alter table %I.%I enable row level security', t.s, t.r);
+      execute format('alter table %I.%I force row level security', t.s, t.r);
+    end if;
     if not exists (select from pg_policies where schemaname = t.s and tablename = t.r and policyname = 'tenant') then
       execute format(
         'create policy tenant on %I.%I using (tenant_id = current_setting(''ledger.tenant'', true))', t.s, t.r);
