@@ -91,6 +91,8 @@ def telling_apart() -> Iterator[None]:
     """Turns every error that means "not reachable now" into `DatabaseAwayError`."""
     try:
         yield
+    except asyncpg.ClientConfigurationError:
+        raise
     except _AWAY as error:
         raise DatabaseAwayError(f"{type(error).__name__}: {error}") from error
 

@@ -83,11 +83,8 @@ async def _open(
     server: embedded.Embedded | None,
     tell: Callable[[str], None],
 ) -> Installation:
-    try:
-        connection = await connect(admin)
-    except (asyncpg.PostgresError, DatabaseAwayError) as error:
-        name = "MIGRATE_DATABASE_URL" if settings.migrate_database_url else "DATABASE_URL"
-        raise ConfigurationError(f"{name}: no connection: {error}") from None
+    name = "MIGRATE_DATABASE_URL" if settings.migrate_database_url else "DATABASE_URL"
+    connection = await _connect(admin, name)
     try:
         major = connection.get_server_version().major
         if major < embedded.OLDEST_MAJOR:
@@ -106,6 +103,19 @@ async def _open(
     finally:
         await own.close()
     return Installation(settings, master_key, application, server)
+
+
+async def _connect(settings: ConnectionSettings, variable: str) -> asyncpg.Connection:
+    try:
+        return await connect(settings)
+    except (asyncpg.ClientConfigurationError, ValueError):
+        # not the error's own text: a URL that is cut in the wrong place shows its password
+        raise ConfigurationError(
+            f"{variable} cannot be read: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE and "
+            "percent-encode special characters"
+        ) from None
+    except (asyncpg.PostgresError, DatabaseAwayError) as error:
+        raise ConfigurationError(f"{variable}: no connection: {error}") from None
 
 
 async def _prepare_schema(
@@ -166,10 +176,7 @@ def _application_settings(settings: Settings) -> ConnectionSettings:
 
 async def _login_of(application: ConnectionSettings) -> str | None:
     """The application's role, or None where it has more power than it may have."""
-    try:
-        connection = await connect(application)
-    except (asyncpg.PostgresError, DatabaseAwayError) as error:
-        raise ConfigurationError(f"DATABASE_URL: no connection: {error}") from None
+    connection = await _connect(application, "DATABASE_URL")
     try:
         row = await connection.fetchrow(
             "select rolname, rolsuper or rolbypassrls or exists (select from pg_namespace n"

@@ -15,10 +15,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Protocol
 
-import asyncpg
 import msgspec
 import structlog
-from cryptography.exceptions import InvalidTag
 
 from ledger import chain, clock
 from ledger.database import Connection, Database, begin, telling_apart
@@ -353,7 +351,7 @@ class Lane:
             self._drop()
             for waiting in batch:
                 _fail(waiting, error)
-        except (asyncpg.PostgresError, ValueError, TypeError, InvalidTag) as error:
+        except Exception as error:
             self._drop()
             if len(batch) == 1:
                 log.exception("a delivery cannot be recorded", tenant=self._tenant)

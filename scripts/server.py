@@ -22,6 +22,8 @@ from api.guards import LOOPBACK
 from ledger import settings as configuration
 from ledger.errors import ConfigurationError
 from ledger.installation import Installation, open_installation
+from ledger.zoho.entities import ENTITIES
+from ledger.zoho.records import check_mappings
 
 SHUTDOWN_SECONDS = 8
 BACKLOG = 2048
@@ -125,6 +127,7 @@ class WorkerApp:
 
 def serve(settings: configuration.Settings, host: str, port: int, workers: int) -> int:
     """Serves until SIGINT or SIGTERM. Raises `ConfigurationError`."""
+    check_mappings(ENTITIES, settings.tenants)
     sockets = bind(host, port)
     installation = asyncio.run(open_installation(settings, tell))
     names = ", ".join(url_of(s) for s in sockets)

@@ -10,6 +10,7 @@ import msgspec
 
 from ledger import clock
 from ledger.codec import encode
+from ledger.errors import ConfigurationError
 from ledger.events import DELETION, NOT_APPROVED, UNUSABLE, RecordReceived
 from ledger.settings import TenantSettings
 from ledger.zoho import values
@@ -52,6 +53,20 @@ class Record(msgspec.Struct):
     provisional: tuple[str, ...]
     problems: list[tuple[str, str]]
     payload: bytes
+
+
+def check_mappings(entities: Entities, tenants: Mapping[str, TenantSettings]) -> None:
+    """Raises `ConfigurationError` where a tenant maps an entity or field that is none."""
+    for tenant_id, tenant in tenants.items():
+        for name, fields in tenant.mapping.items():
+            where = f"TENANTS_FILE [tenants.{tenant_id}.mapping.{name}]"
+            if name not in entities:
+                raise ConfigurationError(f"{where}: use one of {', '.join(entities.names())}")
+            try:
+                entities[name].with_names(fields)
+            except KeyError as error:
+                known = ", ".join(field.name for field in entities[name].fields)
+                raise ConfigurationError(f"{where}: no field {error}, use {known}") from None
 
 
 class Reader:

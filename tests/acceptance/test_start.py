@@ -197,6 +197,7 @@ def test_database_hangs(own_home: Path) -> None:
     [
         ({"DATABASE_URL": "mysql://x"}, (), "DATABASE_URL"),
         ({"DATABASE_URL": "postgresql://nobody:secretpw@127.0.0.1:1/x"}, (), "DATABASE_URL"),
+        ({"DATABASE_URL": "postgresql://u:secretpw/x@h:1/x"}, (), "DATABASE_URL"),
         ({"MAX_RECORDS": "many"}, (), "MAX_RECORDS"),
         ({"IDEMPOTENCY_TTL_SECONDS": "-1"}, (), "IDEMPOTENCY_TTL_SECONDS"),
         ({"AUTH": "required"}, (), "AUTH"),
@@ -222,6 +223,60 @@ def test_wrong_settings(
     assert "Traceback" not in done.stderr
     assert "secretpw" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[tenants.a.mapping.student]\nprice = ['Fee']", "price"),
+        ("[tenants.a.mapping.unit]\nname = ['N']", "unit"),
+        ("[tenants.a.mapping.student]\nemail = 'Mail'", "mapping"),
+        ("[tenants.a]\ntimezone = 'Mars/Olympus'", "Mars/Olympus"),
+        ("[tenants.a]\ndate_order = 'ydm'", "ydm"),
+        ("[tenants.a]\ncolour = 'red'", "colour"),
+        ("[tenants.'a b']", "a b"),
+        ("[tenants", "TENANTS_FILE"),
+    ],
+)
+def test_wrong_tenants_file(own_home: Path, text: str, named: str) -> None:
+    """One line that names the place in the file."""
+    file = own_home / "tenants.toml"
+    file.write_text(text)
+    done = run(own_home, "serve", "--port", "0", TENANTS_FILE=str(file))
+    assert done.returncode == 1
+    assert named in done.stderr
+    assert "TENANTS_FILE" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_tenants_file(own_home: Path) -> None:
+    """Zone, order of dates, redaction and field names are the tenant's own."""
+    file = own_home / "tenants.toml"
+    file.write_text(
+        "[tenants.amman]\ntimezone = 'Asia/Amman'\ndate_order = 'mdy'\n"
+        "[tenants.amman.zoho]\nredact_fields = ['Shoe_Size']\n"
+        "[tenants.amman.moodle]\nenabled = true\n"
+        "[tenants.amman.mapping.class]\nstatus = ['Phase']\n"
+    )
+    record = {"id": "C", "Class_Name": "A", "Start_Date": "02/01/2026", "Phase": "open", "shoe_size": 43}
+    with Server(own_home, TENANTS_FILE=str(file)) as server:
+        with server.client("amman") as client:
+            [entry] = client.post("/v1/sync/classes", json=record).json()["results"]
+            assert entry["moodle_status"] == "QUEUED"
+            item = client.get("/v1/classes/C").json()
+            assert (item["start_date"], item["status"]) == ("2026-02-01", "open")
+            [event] = client.get("/v1/audit/events?payload=true").json()["items"]
+            assert event["payload"]["shoe_size"] == "[redacted]"
+            # 23:00 without an offset in Amman is 20:00 UTC: newer than 19:30, older than 20:30
+            thin = {"id": "C", "Modified_Time": "2026-02-11T23:00:00"}
+            first = {**record, "id": "D", "Modified_Time": "2026-02-11T19:30:00Z"}
+            client.post("/v1/sync/classes", json=first)
+            assert statuses(client.post("/v1/sync/classes", json={**thin, "id": "D"})) == ["UNCHANGED"]
+            late = {"id": "D", "Modified_Time": "2026-02-11T19:59:59Z"}
+            assert client.post("/v1/sync/classes", json=late).json()["results"][0]["reason"] == "stale"
+        with server.client("other") as client:
+            client.post("/v1/sync/classes", json=record)
+            assert client.get("/v1/classes/C").json()["start_date"] == "2026-01-02"
 
 
 def test_help() -> None:
