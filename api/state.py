@@ -64,7 +64,7 @@ def state_handlers(service: Service, entity: Entity) -> list[HTTPRouteHandler]:
         return page(items, limit_, cursor_of(items[limit_ - 1]["zoho_id"]) if items[limit_:] else None)
 
     @get(
-        f"/v1/{entity.plural}/{{zoho_id:str}}",
+        f"/v1/{entity.plural}/{{zoho_id:path}}",
         operation_id=f"get_{entity.name}",
         summary=f"One {entity.name}",
         description="Whatever its state; 404 where the ledger never accepted such a record.",
@@ -76,6 +76,7 @@ def state_handlers(service: Service, entity: Entity) -> list[HTTPRouteHandler]:
     ) -> dict[str, Any]:
         Query(request, ())
         tenant_id = tenant_of(request.scope["headers"], service.settings)
+        zoho_id = zoho_id.removeprefix("/")  # a path parameter, since an id may hold slashes
         row = None
         if "\x00" not in zoho_id:
             async with service.database.transaction(tenant_id) as connection:

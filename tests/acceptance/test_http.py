@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -136,6 +137,17 @@ def test_unknown_things(client: httpx.Client) -> None:
     assert problem(client.get("/v1/nothing"), 404)
     assert problem(client.get("/v1/sync/programs"), 405)
     assert problem(client.delete("/v1/programs/X"), 405)
+
+
+@pytest.mark.parametrize("zoho_id", ["a/b c", "x%2Fy", "\u0644?#&=+", "a" * 255, ".."])
+def test_odd_ids(client: httpx.Client, zoho_id: str) -> None:
+    """Whatever id is accepted can be asked for."""
+    client.post("/v1/sync/programs", json={"id": zoho_id, "Product_Name": "x"})
+    response = client.get(f"/v1/programs/{quote(zoho_id, safe='')}")
+    if zoho_id == "..":  # every client resolves it before it asks
+        assert client.get("/v1/audit/events?zoho_id=..").json()["items"][0]["zoho_id"] == ".."
+    else:
+        assert response.json()["zoho_id"] == zoho_id
 
 
 def test_pages_and_order(client: httpx.Client) -> None:
