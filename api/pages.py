@@ -58,7 +58,11 @@ def page_handlers(service: Service) -> list[HTTPRouteHandler]:
     )
     async def ready() -> Response[Any]:
         try:
-            async with asyncio.timeout(READY_SECONDS), service.database.connection() as connection:
+            tenant_id = service.settings.default_tenant
+            async with (
+                asyncio.timeout(READY_SECONDS),
+                service.database.transaction(tenant_id) as connection,
+            ):
                 writable = not await connection.fetchval(
                     "select pg_is_in_recovery() or current_setting('transaction_read_only')::bool"
                 )

@@ -88,7 +88,7 @@ class Service:
 
     async def tidy(self, now: int) -> None:
         """One round over every tenant."""
-        async with self.database.connection() as connection:
+        async with self.database.transaction(self.settings.default_tenant) as connection:
             rows = await connection.fetch("select tenant_id from ledger.tenants")
         for row in rows:
             tenant_id = row["tenant_id"]

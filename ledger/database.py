@@ -69,13 +69,14 @@ class ConnectionSettings:
 
 async def prepare(connection: Connection) -> None:
     """Makes instants integers on this connection."""
-    await connection.set_type_codec(
-        "timestamptz",
-        schema="pg_catalog",
-        format="tuple",
-        encoder=lambda instant: (instant - _PG_EPOCH,),
-        decoder=lambda value: value[0] + _PG_EPOCH,
-    )
+    async with connection.transaction():  # a transaction keeps one server behind a pooler
+        await connection.set_type_codec(
+            "timestamptz",
+            schema="pg_catalog",
+            format="tuple",
+            encoder=lambda instant: (instant - _PG_EPOCH,),
+            decoder=lambda value: value[0] + _PG_EPOCH,
+        )
 
 
 async def connect(settings: ConnectionSettings) -> asyncpg.Connection:
@@ -119,6 +120,11 @@ class Database:
         self._pool: asyncpg.Pool | None = None
         self._on_failure = on_failure
         self._repairing: asyncio.Task[None] | None = None
+
+    @property
+    def pooled(self) -> bool:
+        """Whether a pooler stands between: then only a transaction keeps one server."""
+        return self._settings.pooled
 
     async def open(self) -> None:
         """Connects. Raises `DatabaseAwayError`."""

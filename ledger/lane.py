@@ -338,7 +338,9 @@ class Lane:
         started = asyncio.get_running_loop().time()
         try:
             try:
-                if not await self._attempt(batch, lock=False):
+                # behind a pooler single statements have no server of their own
+                optimistic = not self._database.pooled
+                if not (optimistic and await self._attempt(batch, lock=False)):
                     await self._attempt(batch, lock=True)
             except DatabaseAwayError:
                 self._drop()

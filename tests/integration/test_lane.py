@@ -14,7 +14,7 @@ import pytest
 from ledger import chain
 from ledger import lane as lane_module
 from ledger.database import Database
-from ledger.errors import DatabaseAwayError, KeyConflictError, QueueFullError
+from ledger.errors import DatabaseAwayError, KeyConflictError, KeyInFlightError, QueueFullError
 from ledger.events import Event, RecordReceived
 from ledger.installation import Installation
 from ledger.verify import follow
@@ -225,6 +225,25 @@ async def test_connection_breaks_around_the_commit(ledger: Ledger, when: str, ke
     [result] = json.loads(answer.body)["results"]
     assert (result["status"], result["position"]) == ("NEW", 2)
     assert len(await consistent(ledger)) == 2
+
+
+async def test_first_request_under_a_key_has_no_answer(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process holds the head: the first request gives up as the database's fault, the
+    second one, under the same key, because of the first. Later the key works.
+    """
+    await ledger.post("programs", {**PROGRAM, "id": "first"})
+    monkeypatch.setattr(lane_module, "WAIT_SECONDS", 0.3)
+    async with ledger.database.transaction(ledger.tenant) as connection:
+        await connection.execute("select from ledger.heads where tenant_id = $1 for update", ledger.tenant)
+        posts = [ledger.submit("programs", [PROGRAM], "k") for _ in range(2)]
+        first, second = await asyncio.gather(*posts, return_exceptions=True)
+    assert isinstance(first, DatabaseAwayError)
+    assert isinstance(second, KeyInFlightError | DatabaseAwayError)
+    monkeypatch.setattr(lane_module, "WAIT_SECONDS", 30)
+    await ledger.submit("programs", [PROGRAM], "k")
+    assert [e.zoho_id for e in await consistent(ledger)] == ["first", "P"]
 
 
 async def test_answers_expire(ledger: Ledger) -> None:
