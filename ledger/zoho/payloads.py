@@ -8,7 +8,7 @@ type; Deluge sends maps as text, JSON inside JSON, form fields `data`, `payload`
 from __future__ import annotations
 
 import json
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
@@ -23,7 +23,16 @@ _ENVELOPES = ("data", "records")
 _FORM_FIELDS = ("data", "payload", "arguments")
 _MAX_FIELDS = 10_000
 
-_decoder = msgspec.json.Decoder(float_hook=Decimal)
+
+def _exact(text: str) -> Decimal:
+    """A JSON number with every digit. Raises `ValueError` for an exponent out of range."""
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        raise ValueError("a number's exponent is out of range") from None
+
+
+_decoder = msgspec.json.Decoder(float_hook=_exact)
 
 
 class Payload(msgspec.Struct):
@@ -81,7 +90,7 @@ def _tolerant_json(data: bytes | str) -> Any:
     try:
         if isinstance(data, bytes):
             data = data.decode(json.detect_encoding(data), "surrogatepass")
-        return json.loads(data, parse_float=Decimal, parse_constant=_refuse_constant)
+        return json.loads(data, parse_float=_exact, parse_constant=_refuse_constant)
     except RecursionError:
         _too_deep()
     except ValueError:

@@ -59,7 +59,7 @@ def test_utf_16() -> None:
 @pytest.mark.parametrize(
     "body",
     ['{"data": [', "", "   ", "7", "null", "true", '"text"', "<a/>", "NaN", '{"data": 7}', "\xff\xfe\x00",
-     '{"data": null}', "a", '{"data": "x"}'],
+     '{"id": "1", "x": 1e' + "9" * 30 + "}", '{"id": ' + "9" * 5000 + "}", '{"data": null}', "a", '{"data": "x"}'],
 )  # fmt: skip
 def test_unreadable(body: str) -> None:
     """Refused as a whole, with a reason."""
