@@ -51,6 +51,11 @@ def postmaster(home: Path) -> int:
     return int((home / "pgdata" / "postmaster.pid").read_text().split()[0])
 
 
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def wait_for_end(pid: int) -> None:
     """Returns when a process is gone."""
     import time
@@ -153,7 +158,10 @@ def test_database_away(own_home: Path) -> None:
         pid = postmaster(own_home)
         supervisor = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
         os.kill(supervisor, 19)  # SIGSTOP: nothing starts PostgreSQL again
+        backends = children_of(pid)
         os.kill(pid, 9)
+        for backend in backends:  # they answer until they notice that it is gone
+            wait_for_end(backend)
         response = client.post("/v1/sync/programs", json={**PROGRAM, "Price": 1})
         assert response.status_code == 503
         assert response.headers["retry-after"] == "2"
@@ -174,8 +182,7 @@ def test_database_hangs(own_home: Path) -> None:
     with Server(own_home) as server, server.client("t") as client:
         client.post("/v1/sync/programs", json=PROGRAM)
         pid = postmaster(own_home)
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        pids = [pid, *(int(child) for child in children)]
+        pids = [pid, *children_of(pid)]
         for each in pids:
             os.kill(each, 19)
         update = {**PROGRAM, "Price": 1}
