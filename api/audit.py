@@ -10,7 +10,8 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import QueryParameter
 
 from api.answers import changes_of, problems_of
-from api.guards import tenant_of
+from api.guards import TenantHeader, tenant_of
+from api.problems import documented
 from api.queries import LIMIT, MOST, Query, cursor_of, page
 from api.service import Service
 from api.state import waiting_for
@@ -58,9 +59,11 @@ def audit_handlers(service: Service) -> list[HTTPRouteHandler]:
         summary="What happened, in order",
         description="Every recorded event by ascending position, with what it led to.",
         tags=["audit"],
+        responses=documented(400, 403, 503),
     )
     async def list_events(
         request: Request[Any, Any, Any],
+        tenant: TenantHeader = None,
         entity: Entity = None,
         zoho_id: ZohoId = None,
         status: Status = None,
@@ -75,7 +78,7 @@ def audit_handlers(service: Service) -> list[HTTPRouteHandler]:
         limit: Limit = None,
     ) -> dict[str, Any]:
         # documented here, read and checked below
-        del entity, zoho_id, status, reason, source, delivery_id, since, until, after, cursor
+        del tenant, entity, zoho_id, status, reason, source, delivery_id, since, until, after, cursor
         del payload, limit
         query = Query(request, _FILTERS)
         tenant_id = tenant_of(request.scope["headers"], service.settings)
@@ -112,13 +115,15 @@ def audit_handlers(service: Service) -> list[HTTPRouteHandler]:
         summary="What waits, and for what",
         description="Records that wait for others to arrive, oldest first.",
         tags=["audit"],
+        responses=documented(400, 403, 503),
     )
     async def list_deferred(
         request: Request[Any, Any, Any],
+        tenant: TenantHeader = None,
         limit: Limit = None,
         cursor: Cursor = None,
     ) -> dict[str, Any]:
-        del limit, cursor  # documented here, read and checked below
+        del tenant, limit, cursor  # documented here, read and checked below
         query = Query(request, ("limit", "cursor"))
         tenant_id = tenant_of(request.scope["headers"], service.settings)
         limit_ = query.limit()

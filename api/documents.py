@@ -48,6 +48,7 @@ _RECORDS: dict[str, dict[str, Any]] = {
 }
 
 _PROBLEMS = {
+    "403": "The request came through a proxy or names another host; nothing was stored.",
     "400": "The body cannot be read, or a header is wrong; nothing was stored.",
     "409": "The first request with this idempotency key has no answer yet.",
     "413": "The body is too large, or holds too many records; nothing was stored.",
@@ -105,7 +106,7 @@ def _operation(entity: Entity) -> Operation:
             _header("X-Idempotency-Key", "1 to 255 visible ASCII characters; absent: derived"),
         ],
         request_body=RequestBody(
-            required=True,
+            required=False,
             content={"application/json": _media({}, "one record", {"data": [record]})},
         ),
         responses=responses,

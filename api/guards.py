@@ -8,12 +8,19 @@ refused.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Annotated
 
 from litestar.enums import ScopeType
+from litestar.params import HeaderParameter
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from api.problems import MEDIA_TYPE, ProblemError, body_of
 from ledger.settings import TENANT, Settings
+
+TenantHeader = Annotated[
+    str | None, HeaderParameter(name="X-Tenant-ID", description="the college; absent: the default one")
+]
+"""As the document shows it; `tenant_of` reads and checks it."""
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 

@@ -14,7 +14,7 @@ from litestar.router import Router
 from litestar.static_files import create_static_files_router
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from api.problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, body_of
+from api.problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, body_of, documented
 from api.service import Service
 from ledger.errors import DatabaseAwayError
 
@@ -55,6 +55,7 @@ def page_handlers(service: Service) -> list[HTTPRouteHandler]:
         summary="Records can be accepted",
         description="503 only when a record could not be accepted; `degraded` names the rest.",
         tags=["operations"],
+        responses=documented(503),
     )
     async def ready() -> Response[Any]:
         try:
@@ -81,7 +82,15 @@ def page_handlers(service: Service) -> list[HTTPRouteHandler]:
         ]
         return Response({"status": "ready", "degraded": degraded})
 
-    @get("/metrics", include_in_schema=False, media_type=MediaType.TEXT, sync_to_thread=False)
+    @get(
+        "/metrics",
+        operation_id="metrics",
+        summary="Counters for Prometheus",
+        description="Of the one process that answers; with several workers each has its own.",
+        tags=["operations"],
+        media_type=MediaType.TEXT,
+        sync_to_thread=False,
+    )
     def metrics() -> Response[bytes]:
         return Response(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
 

@@ -9,6 +9,7 @@ import msgspec
 import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
+from litestar.openapi.datastructures import ResponseSpec
 
 from ledger.errors import DatabaseAwayError
 
@@ -16,6 +17,36 @@ log = structlog.get_logger()
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = "2"
+
+
+class Problem(msgspec.Struct):
+    """RFC 9457, as every error is answered."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+def documented(*statuses: int) -> dict[int, ResponseSpec]:
+    """Problem responses for the OpenAPI document."""
+    return {
+        status: ResponseSpec(
+            Problem,
+            generate_examples=False,
+            description=_WHEN[status],
+            media_type=MEDIA_TYPE,
+        )
+        for status in statuses
+    }
+
+
+_WHEN = {
+    400: "A header or parameter is unknown or wrong",
+    403: "The request came through a proxy or names another host",
+    404: "The ledger never accepted such a record",
+    503: "The database cannot be reached",
+}
 
 
 class ProblemError(Exception):
@@ -39,9 +70,7 @@ def away() -> ProblemError:
 
 def body_of(status: int, detail: str) -> bytes:
     """The problem document."""
-    return msgspec.json.encode(
-        {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-    )
+    return msgspec.json.encode(Problem("about:blank", HTTPStatus(status).phrase, status, detail))
 
 
 def respond(problem: ProblemError) -> Response[bytes]:

@@ -25,7 +25,7 @@ class Query:
         known = sorted(allowed)
         for name, value in request.query_params.multi_items():
             if name not in known:
-                use = f"use {', '.join(known)}" if known else "there are none here"
+                use = f"use {', '.join(known)}" if known else "this address takes none"
                 raise ProblemError(400, f"Unknown parameter {name[:80]!r}: {use}.")
             if name in self._values:
                 raise ProblemError(400, f"Parameter {name} is given twice.")

@@ -10,8 +10,8 @@ from litestar.openapi.spec import Example
 from litestar.params import PathParameter, QueryParameter
 
 from api.answers import moodle_status
-from api.guards import tenant_of
-from api.problems import ProblemError
+from api.guards import TenantHeader, tenant_of
+from api.problems import ProblemError, documented
 from api.queries import LIMIT, MOST, Query, cursor_of, page
 from api.service import Service
 from ledger import clock
@@ -39,9 +39,11 @@ def state_handlers(service: Service, entity: Entity) -> list[HTTPRouteHandler]:
         summary=f"List {entity.plural}",
         description="Active ones by `zoho_id`, bytewise; other states with `state`.",
         tags=["state"],
+        responses=documented(400, 403, 503),
     )
     async def list_records(
         request: Request[Any, Any, Any],
+        tenant: TenantHeader = None,
         shown_state: Annotated[
             str | None, QueryParameter(name="state", description="active (default), waiting, deleted or all")
         ] = None,
@@ -50,7 +52,7 @@ def state_handlers(service: Service, entity: Entity) -> list[HTTPRouteHandler]:
         ] = None,
         cursor: Annotated[str | None, QueryParameter(description="the text of `next`")] = None,
     ) -> dict[str, Any]:
-        del shown_state, limit, cursor  # documented here, read and checked below
+        del tenant, shown_state, limit, cursor  # documented here, read and checked below
         query = Query(request, ("state", "limit", "cursor"))
         tenant_id = tenant_of(request.scope["headers"], service.settings)
         state = query.choice("state", _STATES) or ACTIVE
@@ -69,11 +71,14 @@ def state_handlers(service: Service, entity: Entity) -> list[HTTPRouteHandler]:
         summary=f"One {entity.name}",
         description="Whatever its state; 404 where the ledger never accepted such a record.",
         tags=["state"],
+        responses=documented(400, 403, 404, 503),
     )
     async def one_record(
         request: Request[Any, Any, Any],
         zoho_id: Annotated[str, PathParameter(examples=[Example(value="STUDENT_001")])],
+        tenant: TenantHeader = None,
     ) -> dict[str, Any]:
+        del tenant
         Query(request, ())
         tenant_id = tenant_of(request.scope["headers"], service.settings)
         zoho_id = zoho_id.removeprefix("/")  # a path parameter, since an id may hold slashes

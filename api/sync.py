@@ -48,6 +48,10 @@ def sync_handler(service: Service, entity: Entity) -> object:
         delivery_id = _delivery_id()
         try:
             answer = await _sync(service, entity, scope, receive, delivery_id)
+        except asyncio.CancelledError:
+            # the server is stopping and this request was not complete, or not answered in time
+            await send_problem(send, away(), [(b"x-delivery-id", delivery_id.encode())])
+            return
         except ProblemError as problem:
             await send_problem(send, problem, [(b"x-delivery-id", delivery_id.encode())])
             return

@@ -218,8 +218,10 @@ def _names(text: str) -> frozenset[str]:
 def _read_tenants_file(file: Path) -> dict[str, dict[str, Any]]:
     try:
         document = tomllib.loads(file.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigurationError(f"TENANTS_FILE {file} cannot be read: {error}") from None
+    except OSError as error:
+        raise ConfigurationError(f"TENANTS_FILE {file} cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"TENANTS_FILE {file} is not TOML: {error}") from None
     tables = document.get("tenants", {})
     if not isinstance(tables, dict) or not all(isinstance(t, dict) for t in tables.values()):
         raise ConfigurationError(f"TENANTS_FILE {file}: write one table [tenants.NAME] a tenant")

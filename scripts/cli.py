@@ -30,6 +30,8 @@ def serve(
     """
     from scripts import server
 
+    if not 0 <= port <= 65535:
+        raise ConfigurationError(f"--port is {port}: use 1 to 65535")
     if workers < 1:
         raise ConfigurationError(f"--workers is {workers}: use 1 or more")
     return server.serve(configuration.load(), host, port, workers)

@@ -128,6 +128,8 @@ def _unusual(body: bytes, content_type: str, query: bytes) -> Any:
         return fields
     if content_type.lower().startswith("multipart/") or stripped.startswith(b"--"):
         return _multipart(stripped, content_type)
+    if body[:2] == b"\x1f\x8b":
+        raise UnreadableBodyError("the body is compressed: send it plain")
     value = _json(body)
     if value is not _NOT_JSON:
         return value
@@ -141,7 +143,9 @@ def _unusual(body: bytes, content_type: str, query: bytes) -> Any:
 def _reason(body: bytes) -> str:
     try:
         _decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeError) as error:
+    except UnicodeError:
+        return "its text is not UTF-8, send UTF-8"
+    except msgspec.DecodeError as error:
         return f"{error}"
     return "no reason"
 
@@ -207,7 +211,7 @@ def _records(value: Any) -> Payload:
                 inner.deletion = inner.deletion or says_delete(value)
                 return inner
             if "id" not in value and "ID" not in value:
-                raise UnreadableBodyError(f"{name} should be a record or a list of records")
+                raise UnreadableBodyError(f"the value of {name!r} should be a record or a list of records")
     return Payload([value])
 
 

@@ -89,7 +89,7 @@ class Reader:
         """
         entity = self._entities[entity_name]
         if not isinstance(raw, dict):
-            problem = ("id", f"the record should be an object, is {values.masked(raw)}")
+            problem = ("id", f"missing, since the record is {values.masked(raw)} instead of an object")
             return self._unusable(entity, raw, problem)
         problems: list[tuple[str, str]] = []
         if suspect:

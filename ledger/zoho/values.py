@@ -50,7 +50,7 @@ def masked(value: Any) -> str:
         return "a number"
     if isinstance(value, list):
         return f"a list of {len(value)}"
-    return "an object" if isinstance(value, dict) else "no value"
+    return "an object" if isinstance(value, dict) else "null"
 
 
 def read_text(value: Any) -> str:
@@ -125,7 +125,9 @@ def read_moodle_id(value: Any) -> str | None:
 # Grouping as people write it: blanks of any kind, apostrophes, the Arabic separator.
 _GROUPING = dict.fromkeys(map(ord, " \u00a0\u202f\u2009'\u2019\u066c"), "")
 _AMOUNT = re.compile(r"([+-]?)(\d*(?:[.,]\d*)*)")
-_CODES = re.compile(r"^[A-Z]{2,3}(?=[\s\d.,+-])|(?<=[\s\d.,])[A-Z]{2,3}$")
+# ISO codes and the like (`JOD`, `US`), and signs written as dotted letters (the Jordanian one)
+_SIGN = r"(?:[A-Z]{2,3}|[^\W\d_](?:\.[^\W\d_])+\.?)"
+_CODES = re.compile(rf"^{_SIGN}(?=[\s\d.,+-])|(?<=[\s\d.,]){_SIGN}$")
 
 
 def read_price(value: Any) -> str:
@@ -199,6 +201,13 @@ _NAMED_MONTHS = ("%d/%b/%Y", "%d/%B/%Y", "%b/%d/%Y", "%B/%d/%Y")
 _TIMES = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
 
 
+def _western(text: str) -> str:
+    """Figures of any script as 0 to 9."""
+    if text.isascii():
+        return text
+    return "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
+
+
 def _displayed(text: str, order: str) -> datetime | None:
     """A date, perhaps with a time, in one of Zoho's display formats."""
     day, *rest = re.split(r"(?<=\d{4})[\s,T]+", text.strip(), maxsplit=1)
@@ -224,7 +233,7 @@ def read_date(value: Any, order: str, zone: tzinfo) -> str:
             raise UnreadableError("is a number out of the range of dates") from None
     if not isinstance(value, str):
         raise UnreadableError(f"should be a date, is {masked(value)}")
-    text = value.strip()
+    text = _western(value.strip())
     if re.match(r"\d{4}-\d{2}-\d{2}", text):
         try:
             return (
@@ -244,6 +253,8 @@ def read_instant(value: Any, order: str, zone: tzinfo) -> int:
     the tenant's zone), a display format, or a number of epoch milliseconds.
     """
     try:
+        if isinstance(value, str):
+            value = _western(value)
         if isinstance(value, str) and re.fullmatch(r"\s*\d{10,14}\s*", value):
             value = int(value)
         if isinstance(value, int | Decimal) and not isinstance(value, bool):

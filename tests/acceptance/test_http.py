@@ -258,6 +258,11 @@ def test_operations(client: httpx.Client) -> None:
     document = client.get("/openapi.json").json()
     operations = [o for path in document["paths"].values() for o in path.values() if isinstance(o, dict)]
     assert all(operation["operationId"] for operation in operations)
+    for path, methods in document["paths"].items():
+        if path.startswith("/v1/") and path not in ("/v1/health", "/v1/ready"):
+            operation = next(iter(methods.values()))
+            assert "X-Tenant-ID" in {p["name"] for p in operation["parameters"]}, path
+            assert list(operation["responses"]["400"]["content"]) == ["application/problem+json"], path
     for plural in ("students", "programs", "classes", "enrollments"):
         post = document["paths"][f"/v1/sync/{plural}"]["post"]
         example = post["requestBody"]["content"]["application/json"]["examples"]

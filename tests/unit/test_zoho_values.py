@@ -45,6 +45,7 @@ from ledger.zoho.values import UnreadableError
         ("\u20ac1\u202f299,00", "1299.00"),
         ("1'299.00", "1299.00"),
         ("\u0661\u0662\u0669\u0669\u066b\u0665", "1299.50"),
+        ("\u0661\u0662\u0669\u0669\u066b\u0665\u0660 \u062f.\u0623", "1299.50"),
     ],
 )
 def test_price(given: Any, price: str) -> None:
@@ -54,7 +55,21 @@ def test_price(given: Any, price: str) -> None:
 
 @pytest.mark.parametrize(
     "given",
-    ["free", "1,29,9.0.0", "12.34.56", "--5", "1e3x", True, [], {}, Decimal("1e400"), "9" * 80, ","],
+    [
+        "free",
+        "5 apples",
+        "5 days",
+        "1,29,9.0.0",
+        "12.34.56",
+        "--5",
+        "1e3x",
+        True,
+        [],
+        {},
+        Decimal("1e400"),
+        "9" * 80,
+        ",",
+    ],
 )
 def test_price_that_cannot_be_read(given: Any) -> None:
     """Nothing is guessed, and the problem does not repeat the value."""
@@ -79,6 +94,7 @@ def test_price_that_cannot_be_read(given: Any) -> None:
         ("May 17, 2004", "dmy", "2004-05-17"),
         ("15/02/2026 02:05 PM", "dmy", "2026-02-15"),
         (1_084_752_000_000, "dmy", "2004-05-17"),
+        ("\u0660\u0663/\u0660\u0669/\u0662\u0660\u0662\u0665", "dmy", "2025-09-03"),
     ],
 )
 def test_date(given: Any, order: str, expected: str) -> None:
