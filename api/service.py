@@ -40,7 +40,9 @@ class Service:
         self.settings: Settings = installation.settings
         self.entities = entities
         self.master_key = installation.master_key
+        # two pools, so that busy lanes never keep readers waiting
         self.database: Database = installation.database()
+        self._writing: Database = installation.database()
         self.projection = projection or CurrentState(entities)
         self.lanes = Lanes(self._make_lane)
         self._readers: dict[str, Reader] = {}
@@ -57,7 +59,7 @@ class Service:
     def _make_lane(self, tenant_id: str) -> Lane:
         return Lane(
             tenant_id,
-            self.database,
+            self._writing,
             self.master_key,
             self.entities,
             InlineState(self.entities, self.projection),
@@ -69,12 +71,14 @@ class Service:
     async def running(self) -> AsyncIterator[None]:
         """Opens the pool; at the end finishes what was accepted."""
         await self.database.open()
+        await self._writing.open()
         tidy = asyncio.create_task(self._keep_tidy(), name="tidy")
         try:
             yield
         finally:
             tidy.cancel()
             await self.lanes.close()
+            await self._writing.close()
             await self.database.close()
 
     async def _keep_tidy(self) -> None:

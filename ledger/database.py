@@ -143,16 +143,20 @@ class Database:
             await self._pool.close()
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
-        """A connection of the pool. Raises `DatabaseAwayError`."""
+    async def connection(self, wait_seconds: float = CONNECT_SECONDS) -> AsyncIterator[Connection]:
+        """A connection of the pool, after waiting at most so long while all are in use.
+
+        Raises `DatabaseAwayError`.
+        """
         if self._pool is None:
             raise DatabaseAwayError("the pool is not open")
         try:
             with telling_apart():
-                async with self._pool.acquire(timeout=CONNECT_SECONDS) as connection:
+                async with self._pool.acquire(timeout=wait_seconds) as connection:
                     yield connection
         except DatabaseAwayError:
-            self.repair()
+            if self._pool.get_size() < self._pool.get_max_size():  # else it is only busy
+                self.repair()
             raise
 
     @asynccontextmanager

@@ -28,7 +28,18 @@ from ledger.errors import (
 )
 from ledger.events import Event, RecordReceived
 from ledger.seal import Known, Origin, seal, stream_of
-from ledger.store import KNOWN, OK, Flush, Head, Loaded, Wanted, append, create_tenant, load
+from ledger.store import (
+    KNOWN,
+    OK,
+    Flush,
+    Head,
+    Loaded,
+    Wanted,
+    append,
+    create_tenant,
+    load,
+    recorded_deliveries,
+)
 from ledger.vault import MasterKey, SubjectKey
 from ledger.zoho.entities import Entities
 from ledger.zoho.records import Record
@@ -47,8 +58,8 @@ WAIT_SECONDS = 30.0
 
 HELD_SECONDS = 0.005
 """So long an idle lane keeps its connection for the next request of the same sender."""
-HELD_FLUSHES = 20
-"""So many flushes a busy lane keeps its connection while other lanes may wait for one."""
+HELD_MOST_SECONDS = 0.1
+"""So long a busy lane keeps its connection while other lanes may wait for one."""
 
 PATIENCE_SECONDS = 1.0
 """After so long a flush must show that the database answers: senders hear within two seconds."""
@@ -82,6 +93,13 @@ class Delivery(msgspec.Struct):
     origin: Origin
     records: list[Record]
     remember: bool = True
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Where its answer is kept. A derived key begins with a blank, which a sender's own
+        key cannot hold, so that nobody can take another one's place.
+        """
+        return self.endpoint, f" {self.key}" if self.derived else self.key
 
     @property
     def size(self) -> int:
@@ -193,7 +211,7 @@ class Lane:
         self._task: asyncio.Task[None] | None = None
         self._held: AsyncExitStack | None = None
         self._connection: Connection
-        self._flushes = 0
+        self._held_until = 0.0
         self._asking: asyncio.Task[None] | None = None
         self._head: Head | None = None
         self._rows: dict[tuple[str, str], Any] = {}
@@ -231,11 +249,11 @@ class Lane:
 
     def _is_in_flight(self, waiting: _Waiting) -> bool:
         """Whether another request under the same key came first and is not answered."""
-        place = (waiting.delivery.endpoint, waiting.delivery.key)
+        place = waiting.delivery.place
         for other in [*self._in_flight, *self._queue]:
             if other is waiting:
                 return False
-            if (other.delivery.endpoint, other.delivery.key) == place:
+            if other.delivery.place == place:
                 return True
         return False
 
@@ -282,7 +300,7 @@ class Lane:
         A busy lane keeps its connection from one flush to the next: giving it back would let
         the answered requests run first, and the database would wait for them.
         """
-        if self._flushes >= HELD_FLUSHES:
+        if self._held is not None and asyncio.get_running_loop().time() > self._held_until:
             await self._let_go()
         while not self._queue:
             if self._closing:
@@ -301,13 +319,13 @@ class Lane:
     async def _hold(self) -> Connection:
         if self._held is None:
             stack = AsyncExitStack()
-            self._connection = await stack.enter_async_context(self._database.connection())
+            self._connection = await stack.enter_async_context(self._database.connection(WAIT_SECONDS))
             self._held = stack
-        self._flushes += 1
+            self._held_until = asyncio.get_running_loop().time() + HELD_MOST_SECONDS
         return self._connection
 
     async def _let_go(self) -> None:
-        held, self._held, self._flushes = self._held, None, 0
+        held, self._held = self._held, None
         if held is not None:
             await held.aclose()
 
@@ -347,8 +365,8 @@ class Lane:
                 if asyncio.get_running_loop().time() - started > _RETRY_WITHIN:
                     raise
                 # the connection may have broken before or behind the commit: the
-                # remembered answers, read under the lock, tell which
-                await self._attempt(batch, lock=True)
+                # remembered answers and the events, read under the lock, tell which
+                await self._attempt(batch, lock=True, again=True)
         except DatabaseAwayError as error:
             self._drop()
             for waiting in batch:
@@ -372,16 +390,18 @@ class Lane:
         self._rows = {}
         self._keys = {}
 
-    async def _attempt(self, batch: list[_Waiting], *, lock: bool) -> bool:
-        """One try. False where the head had moved or an answer is remembered."""
+    async def _attempt(self, batch: list[_Waiting], *, lock: bool, again: bool = False) -> bool:
+        """One try. False where the head had moved or an answer is remembered. `again`: a
+        former try may have been committed.
+        """
         try:
             with telling_apart():
                 connection = await self._hold()
                 if not lock:
-                    return await self._fold_and_append(connection, batch, lock=False)
+                    return await self._fold_and_append(connection, batch, lock=False, again=False)
                 try:
                     await connection.execute(begin(self._tenant))
-                    return await self._fold_and_append(connection, batch, lock=True)
+                    return await self._fold_and_append(connection, batch, lock=True, again=again)
                 except BaseException:
                     if not connection.is_closed():
                         await connection.execute("rollback")
@@ -392,10 +412,15 @@ class Lane:
                 self._database.repair()
             raise
 
-    async def _fold_and_append(self, connection: Connection, batch: list[_Waiting], *, lock: bool) -> bool:
+    async def _fold_and_append(
+        self, connection: Connection, batch: list[_Waiting], *, lock: bool, again: bool
+    ) -> bool:
         run = _Run(self._inline.view())
         await self._read(connection, batch, run, lock=lock)
         assert self._head is not None
+        if again:
+            ids = [w.delivery.origin.delivery_id for w in batch]
+            run.recorded = await recorded_deliveries(connection, self._tenant, ids)
         before = self._head
         now = clock.now()
         ready = await self._fold(batch, run, before, now)
@@ -435,7 +460,7 @@ class Lane:
         while True:
             wanted = self._wanted(batch, records, run)
             if lock and first:
-                wanted.answers = [(w.delivery.endpoint, w.delivery.key) for w in batch]
+                wanted.answers = [w.delivery.place for w in batch]
             if not wanted and not first:
                 return
             loaded = await load(connection, self._tenant, wanted, lock=lock and first)
@@ -507,8 +532,10 @@ class Lane:
         ready: list[tuple[_Waiting, Answer | Exception]] = []
         for waiting in batch:
             delivery = waiting.delivery
-            stored = run.stored.get((delivery.endpoint, delivery.key))
+            stored = run.stored.get(delivery.place)
             known = self._replay(delivery, stored, run, now)
+            if known is None and delivery.origin.delivery_id in run.recorded:
+                known = DatabaseAwayError("recorded, but its answer was not to be remembered")
             if known is None:
                 known = await self._process(delivery, run, now)
             ready.append((waiting, known))
@@ -555,7 +582,7 @@ class Lane:
                 left,
                 now + self._ttl,
             )
-            place = (delivery.endpoint, delivery.key)
+            place = delivery.place
             run.stored[place] = stored
             run.answers[place] = (
                 *place,
@@ -613,6 +640,7 @@ class _Run:
         self.chain = chain.GENESIS
         self.answers: dict[tuple[str, str], tuple[Any, ...]] = {}
         self.knows_answers = False
+        self.recorded: set[str] = set()
         self.reset(view)
 
     def reset(self, view: Any) -> None:

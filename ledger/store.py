@@ -131,6 +131,17 @@ async def append(
     return answer
 
 
+async def recorded_deliveries(connection: Connection, tenant_id: str, delivery_ids: list[str]) -> set[str]:
+    """Those of some deliveries of which events are recorded."""
+    rows = await connection.fetch(
+        "select w.id from unnest($2::text[]) w (id) cross join lateral (select from ledger.events e"
+        " where e.tenant_id = $1 and e.delivery_id = w.id limit 1) e",
+        tenant_id,
+        delivery_ids,
+    )
+    return {row["id"] for row in rows}
+
+
 async def create_tenant(connection: Connection, tenant_id: str, master_key: MasterKey) -> None:
     """Makes a tenant and its head where there is none. Needs a transaction."""
     await connection.execute(

@@ -119,6 +119,12 @@ class CurrentState:
             return self._delete(view, row, event)
         return self._receive(view, row, event, rules, payload, problems)
 
+    def fail(self, view: View, event: Event) -> Outcome:
+        """The outcome of an event on which `apply` failed: it counts, the state stays."""
+        if event.entity is not None and event.zoho_id is not None:
+            view.edit((event.entity, event.zoho_id)).version = event.version
+        return Outcome("ERROR")
+
     def _receive(  # noqa: C901  (one published rule after the other)
         self,
         view: View,

@@ -95,9 +95,7 @@ class InlineState:
 
     def fail(self, view: View, event: Event) -> Outcome:
         """The event counts, but the state stays as it was."""
-        if event.entity is not None and event.zoho_id is not None:
-            view.edit((event.entity, event.zoho_id)).version = event.version
-        return Outcome("ERROR")
+        return self._projection.fail(view, event)
 
     def write(self, view: View, results: Iterable[tuple[Event, Any]], flush: Flush) -> None:
         """Adds what the view changed and the outcomes to a flush."""

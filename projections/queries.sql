@@ -58,6 +58,9 @@ select k.key_id, k.subject, k.wrapped from unnest($2::bytea[]) w (key_id) cross 
    limit 1) k
  where k.wrapped is not null;
 
+-- parked: positions on which a follower's handler failed
+select position from ledger.parked where tenant_id = $1 and follower = $2;
+
 -- position_at: the first position recorded at or behind an instant
 select position from ledger.events
  where tenant_id = $1 and recorded_at >= $2 and recorded_at > '1970-01-01 00:00:00+00'

@@ -73,7 +73,12 @@ async def pages(database: Database, tenant_id: str, master_key: MasterKey) -> As
 async def rebuild(
     database: Database, tenant_id: str, master_key: MasterKey, projection: CurrentState
 ) -> Rebuilt:
-    """Folds all events of a tenant from nothing."""
+    """Folds all events of a tenant from nothing. An event that is parked stays unapplied, as it
+    is in the live rows.
+    """
+    async with database.transaction(tenant_id) as connection:
+        rows = await connection.fetch(_SQL["parked"], tenant_id, projection.name)
+    parked = {row["position"] for row in rows}
     view = WholeView()
     unsealer = Unsealer(database, tenant_id, master_key)
     outcomes: set[tuple[Any, ...]] = set()
@@ -84,7 +89,11 @@ async def rebuild(
                 continue
             plain = unsealer.payload(event)
             payload: RecordReceived | None = None if plain is None else decode(event.topic, plain)
-            outcomes.update(outcome_columns(projection.apply(view, event, payload), event))
+            if event.position in parked:
+                outcome = projection.fail(view, event)
+            else:
+                outcome = projection.apply(view, event, payload)
+            outcomes.update(outcome_columns(outcome, event))
     return Rebuilt(
         {to_columns(row) for row in view.rows.values() if row is not None},
         {(*needed, *dependent) for needed, ds in view.dependents.items() for dependent in ds},

@@ -93,8 +93,13 @@ def _tolerant_json(data: bytes | str) -> Any:
         return json.loads(data, parse_float=_exact, parse_constant=_refuse_constant)
     except RecursionError:
         _too_deep()
-    except ValueError:
+    except (json.JSONDecodeError, UnicodeError):
         return _NOT_JSON
+    except ValueError:
+        raise UnreadableBodyError(
+            "a number in the body cannot be kept exactly: it is not finite, or it has thousands "
+            "of digits, or an exponent out of range"
+        ) from None
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -94,7 +94,7 @@ class Reader:
         problems: list[tuple[str, str]] = []
         if suspect:
             raw, bad = _without_bad_characters(raw)
-            problems = [(_canonical_name(entity, n), _REPLACED) for n in bad]
+            problems = [(name, _REPLACED) for name in sorted({_canonical_name(entity, n) for n in bad})]
         try:
             zoho_id = next((i for n in _ID_NAMES if (i := values.read_id(raw.get(n))) is not None), None)
         except UnreadableError as error:
@@ -103,7 +103,7 @@ class Reader:
             return self._unusable(entity, raw, ("id", "missing"))
         canonical, provisional = self._canonical(entity, raw, problems)
         received = RecordReceived(
-            record=msgspec.Raw(_encode_record(self._reduced_object(raw))),
+            record=msgspec.Raw(_encode_record(self._kept(entity, raw, problems))),
             values=canonical,
             provisional=provisional,
         )
@@ -121,7 +121,11 @@ class Reader:
 
     def _unusable(self, entity: Entity, raw: Any, problem: tuple[str, str]) -> Record:
         kept = _clean(raw)
-        kept = self._reduced_object(kept) if isinstance(kept, dict) else self._reduced(kept)
+        strict = entity.sealed_by is None
+        if isinstance(kept, dict):
+            kept = self._reduced_object(kept, strict=strict)
+        else:
+            kept = self._reduced(kept, strict=strict)
         received = RecordReceived(record=msgspec.Raw(_encode_record(kept)), values={})
         return Record(entity.name, None, None, UNUSABLE, {}, (), [problem], encode(received))
 
@@ -131,11 +135,15 @@ class Reader:
         canonical: dict[str, str | None] = {}
         provisional: list[str] = []
         for field in entity.fields:
-            present = [raw[name] for name in field.names if name in raw]
+            present = [self._source(raw, name) for name in field.names if name in raw]
             chosen = next((v for v in present if not values.is_empty(v)), None)
             if chosen is None and field.fallback:
                 chosen = next(
-                    (raw[n] for n in field.fallback if n in raw and not values.is_empty(raw[n])),
+                    (
+                        s
+                        for n in field.fallback
+                        if n in raw and not values.is_empty(s := self._source(raw, n))
+                    ),
                     None,
                 )
                 if chosen is not None and not present:
@@ -151,7 +159,16 @@ class Reader:
                 problems.append((field.name, str(error)))
         return canonical, tuple(provisional)
 
+    def _source(self, raw: dict[str, Any], name: str) -> Any:
+        """A field's value as it may be used: one that is redacted is so here too."""
+        value = raw[name]
+        if self._fate_of(name) == _REDACT and not values.is_empty(value):
+            return REDACTED
+        return value
+
     def _value(self, field: Field, value: Any) -> str | None:
+        if value is REDACTED and field.kind != "text":
+            raise UnreadableError("is redacted by the configuration")
         if field.kind == "text":
             return value if type(value) is str else values.read_text(value)
         if field.kind == "lookup":
@@ -172,19 +189,31 @@ class Reader:
             problems.append(("modified_time", str(error)))
             return None
 
-    def _reduced(self, value: Any) -> Any:
-        """What is kept of a value: no `$` fields, no users, lookups as their ids,
-        secrets and identity numbers replaced.
+    def _kept(self, entity: Entity, raw: dict[str, Any], problems: list[tuple[str, str]]) -> Any:
+        """What is stored of a record. One that is not sealed keeps no name of a person where
+        a lookup should be.
+        """
+        kept = self._reduced_object(raw, strict=entity.sealed_by is None)
+        if entity.sealed_by is None:
+            unread = {field for field, _ in problems}
+            for field in entity.fields:
+                if field.kind == "lookup" and field.name in unread:
+                    kept.update({name: REDACTED for name in field.names if kept.get(name)})
+        return kept
+
+    def _reduced(self, value: Any, *, strict: bool) -> Any:
+        """What is kept of a value: no `$` fields, no users, lookups as their ids, secrets and
+        identity numbers replaced. `strict`: whatever has an id and a name is a lookup.
         """
         if isinstance(value, dict):
-            if "id" in value and value.keys() <= _LOOKUP_KEYS and len(value) > 1:
-                return {"id": value["id"]}
-            return self._reduced_object(value)
+            if _is_lookup(value, strict=strict):
+                return {"id": next(value[name] for name in _ID_NAMES if name in value)}
+            return self._reduced_object(value, strict=strict)
         if isinstance(value, list):
-            return [self._reduced(inner) for inner in value]
+            return [self._reduced(inner, strict=strict) for inner in value]
         return value
 
-    def _reduced_object(self, value: dict[str, Any]) -> dict[str, Any]:
+    def _reduced_object(self, value: dict[str, Any], *, strict: bool) -> dict[str, Any]:
         kept = {}
         for key, inner in value.items():
             fate = self._fate.get(key)
@@ -192,12 +221,14 @@ class Reader:
                 fate = self._fate_of(key)
             if fate == _KEEP:
                 kind = type(inner)
-                kept[key] = self._reduced(inner) if kind is dict or kind is list else inner
+                kept[key] = self._reduced(inner, strict=strict) if kind is dict or kind is list else inner
             elif fate == _REDACT:
                 kept[key] = REDACTED if inner is not None else None
         return kept
 
     def _fate_of(self, key: str) -> int:
+        if (known := self._fate.get(key)) is not None:
+            return known
         low = key.lower()
         fate = _KEEP
         if low in self._redacted:
@@ -207,6 +238,13 @@ class Reader:
         if len(self._fate) < _FATES:
             self._fate[key] = fate
         return fate
+
+
+def _is_lookup(value: dict[str, Any], *, strict: bool) -> bool:
+    if len(value) < 2 or not any(name in value for name in _ID_NAMES):
+        return False
+    low = {key.lower() for key in value}
+    return low <= _LOOKUP_KEYS or (strict and any(key.endswith(("name", "email")) for key in low))
 
 
 _KEEP, _DROP, _REDACT = range(3)
@@ -227,10 +265,13 @@ def _without_bad_characters(value: dict[str, Any]) -> tuple[dict[str, Any], list
 
 
 def _canonical_name(entity: Entity, zoho_name: str) -> str:
+    """The canonical field of a Zoho name, `id`, or `other`: never the name itself, which the
+    sender may have made of anything.
+    """
     for field in entity.fields:
         if zoho_name in field.names:
             return field.name
-    return zoho_name
+    return "id" if zoho_name in _ID_NAMES else "other"
 
 
 def _clean(value: Any) -> Any:

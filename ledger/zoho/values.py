@@ -98,8 +98,8 @@ def read_lookup(value: Any) -> str | None:
             raise UnreadableError("is a lookup without an id")
         return read_id(value.get("id", value.get("ID")))
     found = read_id(value)
-    if found is not None and len(found.split()) > 1:
-        raise UnreadableError("looks like a display name, not like an id")
+    if found is not None and (len(found.split()) > 1 or "@" in found):
+        raise UnreadableError("looks like a display name or an address, not like an id")
     return found
 
 
@@ -257,6 +257,8 @@ def read_instant(value: Any, order: str, zone: tzinfo) -> int:
             value = _western(value)
         if isinstance(value, str) and re.fullmatch(r"\s*\d{10,14}\s*", value):
             value = int(value)
+        if isinstance(value, Decimal) and abs(value.adjusted()) > _MAX_DIGITS:
+            raise UnreadableError("is a number out of the range of instants")
         if isinstance(value, int | Decimal) and not isinstance(value, bool):
             instant = int(value * 1000)
             clock.to_text(instant)  # refuses what no calendar holds
@@ -268,6 +270,6 @@ def read_instant(value: Any, order: str, zone: tzinfo) -> int:
                 moment = _displayed(value, order)
             if moment is not None:
                 return clock.from_datetime(moment if moment.tzinfo else moment.replace(tzinfo=zone))
-    except (ValueError, OverflowError):
+    except (ValueError, ArithmeticError):
         pass
     raise UnreadableError(f"should be an instant, is {masked(value)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import uuid
 from collections.abc import AsyncIterator, Coroutine, Generator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -161,6 +162,7 @@ async def test_a_failing_handler(installation: Installation, database: Database,
     assert [tuple(p) for p in parked] == [("program-P", 2, "RuntimeError"), ("program-P", 4, "RuntimeError")]
     await ledger.post("programs", {**PROGRAM, "Product_Name": "fine"})
     assert len(await events(ledger)) == 6
+    assert await ledger.live() == await ledger.rebuilt()
     await ledger.close()
 
 
@@ -244,6 +246,40 @@ async def test_first_request_under_a_key_has_no_answer(
     monkeypatch.setattr(lane_module, "WAIT_SECONDS", 30)
     await ledger.submit("programs", [PROGRAM], "k")
     assert [e.zoho_id for e in await consistent(ledger)] == ["first", "P"]
+
+
+async def test_commit_of_an_answer_that_is_not_remembered(ledger: Ledger) -> None:
+    """Nothing tells its sender what it led to, but it is not recorded twice."""
+    ledger.lane._ttl = 0
+    async with _breaking(ledger.database, "after"):
+        with pytest.raises(DatabaseAwayError):
+            await ledger.submit("programs", [PROGRAM], "k")
+    assert len(await consistent(ledger)) == 1
+
+
+async def test_a_senders_key_cannot_take_a_derived_ones_place(ledger: Ledger) -> None:
+    """Even when it is the very key that the other body's answer would echo."""
+    derived = ledger.delivery("programs", [PROGRAM]).key
+    await ledger.submit("programs", [{**PROGRAM, "id": "Q"}], derived)
+    answer = await ledger.submit("programs", [PROGRAM])
+    assert json.loads(answer.body)["results"][0]["status"] == "NEW"
+
+
+async def test_more_busy_tenants_than_connections(installation: Installation, database: Database) -> None:
+    """They take turns; nobody is told that the database is away."""
+    del database
+    small = Database(installation.application, size=2)
+    await small.open()
+    ledgers = [Ledger(installation, small, f"t-{uuid.uuid4().hex[:12]}") for _ in range(8)]
+    posts = [
+        ledger.submit("programs", [{**PROGRAM, "id": f"{n}-{i}"} for i in range(200)], f"{n}")
+        for n in range(8)
+        for ledger in ledgers
+    ]
+    await asyncio.gather(*posts)
+    for ledger in ledgers:
+        await ledger.close()
+    await small.close()
 
 
 async def test_answers_expire(ledger: Ledger) -> None:

@@ -182,7 +182,7 @@ def test_unreadable_required_field() -> None:
     """A lookup without an id makes an enrollment invalid, and the error says why."""
     outcome = Story().when("enrollment", {"id": "E", "Student": "Layla Nasser", "Class": "C"})
     assert outcome.status == "INVALID"
-    assert outcome.errors == [("student_zoho_id", "looks like a display name, not like an id")]
+    assert outcome.errors == [("student_zoho_id", "looks like a display name or an address, not like an id")]
 
 
 def test_provisional_name() -> None:

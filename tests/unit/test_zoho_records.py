@@ -86,8 +86,43 @@ def test_bad_characters() -> None:
     record = READER.read("student", {"id": "a\x00b", "First_Name": "L\ud800", "x\x00": ["\x00"]})
     assert record.zoho_id == "a\ufffdb"
     assert record.values["first_name"] == "L\ufffd"
-    assert {field for field, _ in record.problems} == {"id", "first_name", "x\ufffd"}
+    assert {field for field, _ in record.problems} == {"id", "first_name", "other"}
     assert b"\x00" not in record.payload
+
+
+def test_redaction_reaches_canonical_values() -> None:
+    """What is configured to be redacted is nowhere, also where a field is made of it."""
+    reader = Reader(ENTITIES, TenantSettings(redact_fields=frozenset({"academic_email", "program"})))
+    record = reader.read("student", {"id": "1", "Academic_Email": "a@b.c", "Program": {"id": "77"}})
+    assert record.values == {"email": "[redacted]", "program_zoho_id": None}
+    assert b"a@b.c" not in record.payload
+    assert b"77" not in record.payload
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"Teacher": "John Smith"},
+        {"Teacher": {"ID": "7", "name": "John Smith"}},
+        {"Students": [{"id": "9", "full_name": "John Smith", "grade": 1}]},
+        {"Students": [{"id": "9", "Student": {"id": "8", "Name": "John Smith", "Email": "j@x"}}]},
+    ],
+)
+def test_unsealed_payloads_name_nobody(raw: Any) -> None:
+    """A class keeps ids where lookups are, never the names beside them."""
+    assert b"Smith" not in READER.read("class", {"id": "1", "Class_Name": "A", **raw}).payload
+
+
+@pytest.mark.parametrize("number", ["1e999999", "1e400000", "-1e400000", "1e-400000"])
+def test_numbers_out_of_all_range(number: str) -> None:
+    """They are unreadable at once, in every field, and nothing is computed with them."""
+    from ledger.zoho.payloads import read_payload
+
+    body = f'{{"id": "1", "Product_Name": "x", "Price": {number}, "Modified_Time": {number}}}'
+    raw = read_payload(body.encode(), "application/json", b"").records[0]
+    record = READER.read("program", raw)
+    assert record.values["price"] is None
+    assert [field for field, _ in record.problems] == ["price", "modified_time"]
 
 
 def test_problems_do_not_repeat_values() -> None:
