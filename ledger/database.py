@@ -24,6 +24,8 @@ log = structlog.get_logger()
 CONNECT_SECONDS = 1.5
 """How long to wait for a connection: a caller must hear of trouble within two seconds."""
 COMMAND_SECONDS = 60.0
+PATIENCE_SECONDS = 1.0
+"""After so long a transaction must show that the database answers at all."""
 PROBE_SECONDS = 0.5
 
 _PG_EPOCH = 946_684_800_000_000  # 2000-01-01T00:00:00Z, PostgreSQL's zero
@@ -163,17 +165,37 @@ class Database:
     async def transaction(self, tenant_id: str) -> AsyncIterator[Connection]:
         """A transaction that sees and writes one tenant's rows only.
 
+        However long it takes, a database that hangs is noticed within two seconds.
         Raises `DatabaseAwayError`; then the outcome of a write is not known.
         """
-        async with self.connection() as connection:
+        async with self.connection() as connection, self._watching(connection):
             try:
                 await connection.execute(begin(tenant_id))
                 yield connection
+            except (asyncio.CancelledError, DatabaseAwayError, *_AWAY):
+                connection.terminate()  # it may hang: nothing more is asked of it
+                raise
             except BaseException:
                 if not connection.is_closed():
                     await connection.execute("rollback")
                 raise
             await connection.execute("commit")
+
+    @asynccontextmanager
+    async def _watching(self, connection: Connection) -> AsyncIterator[None]:
+        watch = asyncio.get_running_loop().create_task(self._watch(connection))
+        try:
+            yield
+        finally:
+            watch.cancel()
+
+    async def _watch(self, connection: Connection) -> None:
+        """Breaks a connection whose server has stopped answering."""
+        answers = True
+        while answers:
+            await asyncio.sleep(PATIENCE_SECONDS)
+            answers = await self.answers()
+        connection.terminate()
 
     async def answers(self) -> bool:
         """Whether the server takes a new connection and answers on it, in half a second."""

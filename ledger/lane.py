@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from ledger import chain, clock
-from ledger.database import Connection, Database, begin, telling_apart
+from ledger.database import PATIENCE_SECONDS, Connection, Database, begin, telling_apart
 from ledger.errors import (
     DatabaseAwayError,
     KeyConflictError,
@@ -60,9 +60,6 @@ HELD_SECONDS = 0.005
 """So long an idle lane keeps its connection for the next request of the same sender."""
 HELD_MOST_SECONDS = 0.1
 """So long a busy lane keeps its connection while other lanes may wait for one."""
-
-PATIENCE_SECONDS = 1.0
-"""After so long a flush must show that the database answers: senders hear within two seconds."""
 
 _BREATH = 250  # records folded before other requests get a turn
 _RETRY_WITHIN = 1.0  # seconds: a slower failure is answered, not tried again
