@@ -41,7 +41,9 @@ def renderer(
             "idempotency_key": delivery.key,
             "results": [_entry(entities[r.record.entity], r, moodle) for r in results],
         }
-        effects = [e for r in results for e in r.outcome.effects if e.reason == "released"]
+        # the last word on each: one that was released and waits again is not free
+        last = {(e.entity, e.zoho_id): e for r in results for e in r.outcome.effects}
+        effects = [e for e in last.values() if e.reason == "released"]
         if effects:
             effects.sort(key=lambda effect: effect.own_position)
             answer["released"] = [

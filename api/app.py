@@ -9,7 +9,6 @@ from typing import Any
 from litestar import Litestar
 from litestar.config.app import AppConfig
 from litestar.openapi.config import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, Tag
 
 from api.audit import audit_handlers
@@ -50,8 +49,8 @@ def create_app(
             title=installation.settings.app_name,
             version="1",
             description="Carries a college's data from Zoho CRM to Moodle, and can prove it.",
-            path="/",
-            render_plugins=[SWAGGER, JsonRenderPlugin(path="/openapi.json")],
+            path="/docs",
+            render_plugins=[SWAGGER],
             components=Components(),
             tags=[
                 Tag("sync", "Records from Zoho"),

@@ -7,6 +7,8 @@ refused.
 
 from __future__ import annotations
 
+import secrets
+import time
 from collections.abc import Iterable
 from typing import Annotated
 
@@ -70,11 +72,23 @@ def loopback_only(app: ASGIApp) -> ASGIApp:
                     "only: use localhost."
                 )
             if detail is not None:
-                await send_problem(send, ProblemError(403, detail))
+                await send_problem(send, ProblemError(403, detail), [delivery_header()])
                 return
         await app(scope, receive, send)
 
     return guarded
+
+
+def new_delivery_id() -> str:
+    """32 hex digits: microseconds first, so that they sort by time and an index of them
+    grows at its end, then 72 random bits.
+    """
+    return f"{time.time_ns() // 1000:014x}{secrets.token_hex(9)}"
+
+
+def delivery_header(delivery_id: str | None = None) -> tuple[bytes, bytes]:
+    """`X-Delivery-ID`, which every answer to a delivery carries."""
+    return b"x-delivery-id", (delivery_id or new_delivery_id()).encode()
 
 
 async def send_problem(

@@ -6,8 +6,9 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import swagger_ui
-from litestar import MediaType, Response, get
+from litestar import MediaType, Request, Response, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.plugins import SwaggerRenderPlugin
 from litestar.router import Router
@@ -22,7 +23,7 @@ READY_SECONDS = 1.5
 _ASSETS = "/docs/assets"
 
 SWAGGER = SwaggerRenderPlugin(
-    path="/docs",
+    path="/",
     js_url=f"{_ASSETS}/swagger-ui-bundle.js",
     css_url=f"{_ASSETS}/swagger-ui.css",
     standalone_preset_js_url=f"{_ASSETS}/swagger-ui-standalone-preset.js",
@@ -94,4 +95,9 @@ def page_handlers(service: Service) -> list[HTTPRouteHandler]:
     def metrics() -> Response[bytes]:
         return Response(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
 
-    return [health, ready, metrics]
+    @get("/openapi.json", include_in_schema=False, sync_to_thread=False)
+    def openapi(request: Request[Any, Any, Any]) -> Response[bytes]:
+        document = msgspec.json.encode(request.app.openapi_schema.to_schema())
+        return Response(document, media_type="application/vnd.oai.openapi+json")
+
+    return [health, ready, metrics, openapi]

@@ -7,6 +7,7 @@ import binascii
 import re
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 from litestar import Request
@@ -15,6 +16,7 @@ from api.problems import ProblemError
 from ledger import clock
 
 LIMIT, MOST = 100, 1000
+_MOST_NUMBER = 253_402_300_799_999_999  # microseconds to the end of the year 9999
 
 
 class Query:
@@ -81,11 +83,25 @@ class Query:
             return None
         try:
             padded = text + "=" * (-len(text) % 4)
-            return msgspec.json.decode(base64.urlsafe_b64decode(padded), type=shape)
+            value = msgspec.json.decode(base64.urlsafe_b64decode(padded), type=shape)
         except (msgspec.MsgspecError, binascii.Error, ValueError):
-            raise ProblemError(
-                400, "cursor is not one of this list: use the text of next, or leave it out."
-            ) from None
+            value = None
+        if value is None or not all(map(_is_bound, value if isinstance(value, tuple) else (value,))):
+            raise ProblemError(400, "cursor is not one of this list: use the text of next, or leave it out.")
+        return value
+
+
+def _is_bound(part: int | str) -> bool:
+    """Whether the database can take a part of a cursor."""
+    return "\x00" not in part if isinstance(part, str) else 0 <= part <= _MOST_NUMBER
+
+
+def id_in_path(request: Request[Any, Any, Any], prefix: str) -> str:
+    """The rest of the path as it was sent: an id may hold slashes, which a path parameter
+    would collapse.
+    """
+    raw = request.scope["raw_path"].decode("latin-1").partition("?")[0]
+    return unquote(raw.removeprefix(prefix), errors="replace")
 
 
 def cursor_of(value: Any) -> str:

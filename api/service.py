@@ -63,7 +63,7 @@ class Service:
             self.master_key,
             self.entities,
             InlineState(self.entities, self.projection),
-            renderer(self.entities, moodle_enabled=self.settings.tenant(tenant_id).moodle_enabled),
+            renderer(self.entities, moodle_enabled=self.settings.tenant(tenant_id).moodle.enabled),
             ttl_seconds=self.settings.idempotency_ttl_seconds,
         )
 
@@ -88,6 +88,8 @@ class Service:
                 await self.tidy(clock.now())
             except DatabaseAwayError as error:
                 log.warning("tidying waits for the database", reason=str(error))
+            except Exception:
+                log.exception("tidying failed; it is tried again")
             await asyncio.sleep(TIDY_SECONDS)
 
     async def tidy(self, now: int) -> None:

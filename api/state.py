@@ -12,7 +12,7 @@ from litestar.params import PathParameter, QueryParameter
 from api.answers import moodle_status
 from api.guards import TenantHeader, tenant_of
 from api.problems import ProblemError, documented
-from api.queries import LIMIT, MOST, Query, cursor_of, page
+from api.queries import LIMIT, MOST, Query, cursor_of, id_in_path, page
 from api.service import Service
 from ledger import clock
 from ledger.queries import load_queries
@@ -81,7 +81,7 @@ def state_handlers(service: Service, entity: Entity) -> list[HTTPRouteHandler]:
         del tenant
         Query(request, ())
         tenant_id = tenant_of(request.scope["headers"], service.settings)
-        zoho_id = zoho_id.removeprefix("/")  # a path parameter, since an id may hold slashes
+        zoho_id = id_in_path(request, f"/v1/{entity.plural}/")
         row = None
         if "\x00" not in zoho_id:
             async with service.database.transaction(tenant_id) as connection:
@@ -108,7 +108,7 @@ def _item(service: Service, tenant_id: str, entity: Entity, row: Row) -> dict[st
         moodle_status=None,
     )
     if row.state != WAITING:
-        enabled = service.settings.tenant(tenant_id).moodle_enabled
+        enabled = service.settings.tenant(tenant_id).moodle.enabled
         item["moodle_status"] = moodle_status(enabled=enabled)
     if entity.name in _MOODLE_ID:
         item[_MOODLE_ID[entity.name]] = None

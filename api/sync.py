@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import secrets
-import time
 from collections.abc import Iterable
 from hashlib import sha256
 from typing import Any
@@ -17,7 +15,7 @@ import msgspec
 from litestar import asgi
 from litestar.types import Receive, Scope, Send
 
-from api.guards import header, send_problem, tenant_of
+from api.guards import delivery_header, header, new_delivery_id, send_problem, tenant_of
 from api.metrics import RESULTS
 from api.problems import RETRY_AFTER_SECONDS, ProblemError, away
 from api.service import Service
@@ -45,20 +43,20 @@ def sync_handler(service: Service, entity: Entity) -> object:
 
     @asgi(path, name=f"sync_{entity.plural}", copy_scope=False)
     async def sync(scope: Scope, receive: Receive, send: Send) -> None:
-        delivery_id = _delivery_id()
+        delivery_id = new_delivery_id()
         try:
             answer = await _sync(service, entity, scope, receive, delivery_id)
         except asyncio.CancelledError:
             # the server is stopping and this request was not complete, or not answered in time
-            await send_problem(send, away(), [(b"x-delivery-id", delivery_id.encode())])
+            await send_problem(send, away(), [delivery_header(delivery_id)])
             return
         except ProblemError as problem:
-            await send_problem(send, problem, [(b"x-delivery-id", delivery_id.encode())])
+            await send_problem(send, problem, [delivery_header(delivery_id)])
             return
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(answer.body)).encode()),
-            (b"x-delivery-id", answer.delivery_id.encode()),
+            delivery_header(answer.delivery_id),
         ]
         if answer.replayed:
             headers.append((b"idempotency-replayed", b"true"))
@@ -66,13 +64,6 @@ def sync_handler(service: Service, entity: Entity) -> object:
         await send({"type": "http.response.body", "body": answer.body, "more_body": False})
 
     return sync
-
-
-def _delivery_id() -> str:
-    """32 hex digits: microseconds first, so that they sort by time and an index of them
-    grows at its end, then 72 random bits.
-    """
-    return f"{time.time_ns() // 1000:014x}{secrets.token_hex(9)}"
 
 
 async def _sync(service: Service, entity: Entity, scope: Scope, receive: Receive, delivery_id: str) -> Answer:
@@ -86,7 +77,7 @@ async def _sync(service: Service, entity: Entity, scope: Scope, receive: Receive
     body_hash = sha256(len(query).to_bytes(4, "big") + query + body).digest()
     key = given_key or f"body-{body_hash.hex()}"
     records = await _records(service, entity, tenant_id, headers, body, query)
-    if not records:
+    if not records and given_key is None:
         answer = {"status": "success", "idempotency_key": key, "results": []}
         return Answer(msgspec.json.encode(answer), delivery_id)
     delivery = Delivery(

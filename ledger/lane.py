@@ -283,7 +283,11 @@ class Lane:
         self._asking = asyncio.create_task(self._ask(self._in_flight))
 
     async def _ask(self, batch: list[_Waiting]) -> None:
-        if await self._database.answers() or batch is not self._in_flight:
+        while await self._database.answers():
+            await asyncio.sleep(PATIENCE_SECONDS)
+            if batch is not self._in_flight:
+                return
+        if batch is not self._in_flight:
             return
         # it hangs: whoever waits hears of it now, and the broken connection ends the flush
         for waiting in [*self._in_flight, *self._queue]:
@@ -345,18 +349,18 @@ class Lane:
         return batch
 
     async def flush(  # noqa: C901  (every way to fail has its answer)
-        self, batch: list[_Waiting]
+        self, batch: list[_Waiting], *, again: bool = False
     ) -> None:
         """Records a batch and answers it. Whatever fails, nothing stays cached that
-        was not committed, and the lane goes on.
+        was not committed, and the lane goes on. `again`: a former try may have been committed.
         """
         started = asyncio.get_running_loop().time()
         try:
             try:
                 # behind a pooler single statements have no server of their own
                 optimistic = not self._database.pooled
-                if not (optimistic and await self._attempt(batch, lock=False)):
-                    await self._attempt(batch, lock=True)
+                if again or not (optimistic and await self._attempt(batch, lock=False)):
+                    await self._attempt(batch, lock=True, again=again)
             except DatabaseAwayError:
                 self._drop()
                 if asyncio.get_running_loop().time() - started > _RETRY_WITHIN:
@@ -375,7 +379,7 @@ class Lane:
                 _fail(batch[0], DatabaseAwayError(f"{type(error).__name__}"))
             else:
                 for waiting in batch:
-                    await self.flush([waiting])
+                    await self.flush([waiting], again=True)
         except BaseException:
             self._drop()
             for waiting in batch:
@@ -423,7 +427,7 @@ class Lane:
         ready = await self._fold(batch, run, before, now)
         after = Head(run.position, run.recorded_at, run.chain, before.generation)
         answer = OK
-        if run.flush.events:
+        if run.flush.events or run.answers:
             self._inline.write(run.view, run.results, run.flush)
             run.flush.answers = list(run.answers.values())
             answer = await append(connection, self._tenant, before, after, now, run.flush)

@@ -11,7 +11,7 @@ import binascii
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -26,6 +26,11 @@ DATE_ORDERS = ("dmy", "mdy", "ymd")
 MASTER_KEY_BYTES = 32
 
 _TENANT_KEYS = {"timezone", "date_order", "zoho", "moodle", "mapping"}
+_ZOHO_KEYS = {
+    "client_id", "client_secret", "refresh_token", "accounts_url", "api_url", "webhook_secret",
+    "channel_token", "notify_url", "concurrency", "reconcile_every", "redact_fields",
+}  # fmt: skip
+_SECRETS = {"client_id", "client_secret", "refresh_token", "webhook_secret", "channel_token", "token"}
 
 
 class Secret:
@@ -44,13 +49,33 @@ class Secret:
         return "Secret(***)"
 
 
+class MoodleSettings(msgspec.Struct, frozen=True):
+    """One college's Moodle. `inactive_statuses` are lower case."""
+
+    enabled: bool = False
+    base_url: str | None = None
+    token: Secret | None = None
+    student_role_id: int = 5
+    create_courses: bool = False
+    category_id: int = 1
+    auth: str = "manual"
+    username: str | None = None
+    on_withdraw: str = "suspend"
+    inactive_statuses: frozenset[str] = frozenset(
+        {"withdrawn", "cancelled", "dropped", "suspended", "freeze", "freezed", "inactive"}
+    )
+    batch: int = 100
+    concurrency: int = 2
+    timeout: float = 30.0
+
+
 class TenantSettings(msgspec.Struct, frozen=True):
     """What one college may set for itself."""
 
     timezone: ZoneInfo = ZoneInfo("UTC")
     date_order: str = "dmy"
     redact_fields: frozenset[str] = frozenset()
-    moodle_enabled: bool = False
+    moodle: MoodleSettings = MoodleSettings()
     mapping: Mapping[str, Mapping[str, tuple[str, ...]]] = msgspec.field(default_factory=dict)
 
 
@@ -145,17 +170,7 @@ class _Reader:
         return value
 
     def _integer(self, name: str, default: int, least: int) -> int:
-        text = self._text(name, str(default))
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least:
-            raise ConfigurationError(f"{name} is {text!r}: use a whole number from {least} up")
-        return value
-
-    def _boolean(self, name: str, *, default: bool) -> bool:
-        return _boolean(name, self._text(name, str(default)))
+        return _whole(name, self._text(name, str(default)), least)
 
     def _database(self, name: str) -> Secret | None:
         url = self._text(name, "")
@@ -187,9 +202,15 @@ class _Reader:
         tenants[default_tenant] = msgspec.structs.replace(
             own,
             redact_fields=own.redact_fields | _names(redact),
-            moodle_enabled=self._boolean("MOODLE_ENABLED", default=own.moodle_enabled),
+            moodle=self._moodle(own.moodle),
         )
+        self._integer("ZOHO_CONCURRENCY", 4, 1)
         return tenants
+
+    def _moodle(self, own: MoodleSettings) -> MoodleSettings:
+        names = MoodleSettings.__struct_fields__
+        given = {name: text for name in names if (text := self._text(f"MOODLE_{name.upper()}", ""))}
+        return _moodle(own, given, lambda name: f"MOODLE_{name.upper()}")
 
 
 def decode_master_key(text: str) -> bytes:
@@ -201,6 +222,66 @@ def decode_master_key(text: str) -> bytes:
     if len(key) != MASTER_KEY_BYTES:
         raise ValueError(f"{len(key)} bytes")
     return key
+
+
+def _with_files(where: str, table: Mapping[str, Any]) -> dict[str, Any]:
+    """`token_file = "path"` as the token that the file holds."""
+    values = dict(table)
+    for key in [key for key in table if key.endswith("_file")]:
+        try:
+            values[key.removesuffix("_file")] = Path(str(values.pop(key))).read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not text"
+            raise ConfigurationError(f"{where} {key}: the file cannot be read: {reason}") from None
+    return values
+
+
+def _moodle(own: MoodleSettings, given: Mapping[str, Any], called: Callable[[str], str]) -> MoodleSettings:
+    """Moodle settings with some given anew, each checked. `called` is how a setting is named
+    in an error.
+    """
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        text, where = str(value).strip(), called(name)
+        if name in ("enabled", "create_courses"):
+            values[name] = _boolean(where, text)
+        elif name in ("student_role_id", "category_id", "batch", "concurrency"):
+            values[name] = _whole(where, text, 1)
+        elif name == "timeout":
+            values[name] = _seconds(where, text)
+        elif name == "on_withdraw":
+            values[name] = text.lower()
+            if values[name] not in ("suspend", "unenrol"):
+                raise ConfigurationError(f"{where} is {text!r}: use suspend or unenrol")
+        elif name == "inactive_statuses":
+            values[name] = _names(",".join(map(str, value)) if isinstance(value, list) else text)
+        elif name == "base_url":
+            values[name] = text.rstrip("/")
+            if not re.fullmatch(r"https?://[^/\s?#]+(/[^\s?#]*)?", values[name]):
+                raise ConfigurationError(f"{where} is not an address such as https://moodle.college.example")
+        else:
+            values[name] = Secret(text) if name == "token" else text
+    return msgspec.structs.replace(own, **values)
+
+
+def _whole(name: str, text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise ConfigurationError(f"{name} is {text!r}: use a whole number from {least} up")
+    return value
+
+
+def _seconds(name: str, text: str) -> float:
+    try:
+        value = float(text.lower().removesuffix("s"))
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ConfigurationError(f"{name} is {text!r}: use seconds, such as 30")
+    return value
 
 
 def _boolean(name: str, text: str) -> bool:
@@ -242,14 +323,21 @@ def _tenant(name: str, table: Mapping[str, Any]) -> TenantSettings:
     order = table.get("date_order", "dmy")
     if order not in DATE_ORDERS:
         raise ConfigurationError(f"{where} date_order is {order!r}: use dmy, mdy or ymd")
-    zoho, moodle = table.get("zoho", {}), table.get("moodle", {})
+    for part, known in (("zoho", _ZOHO_KEYS), ("moodle", {*MoodleSettings.__struct_fields__})):
+        inner = table.get(part, {})
+        if not isinstance(inner, dict):
+            raise ConfigurationError(f"{where} {part}: write one table [tenants.{name}.{part}]")
+        files = {f"{key}_file" for key in known & _SECRETS}
+        if unknown := sorted(set(inner) - known - files):
+            raise ConfigurationError(f"{where} {part}: unknown key {unknown[0]!r}")
+    zoho, moodle = table.get("zoho", {}), _with_files(where, table.get("moodle", {}))
     redact = zoho.get("redact_fields", "")
     redact = ",".join(redact) if isinstance(redact, list) else str(redact)
     return TenantSettings(
         timezone=timezone,
         date_order=order,
         redact_fields=_names(redact),
-        moodle_enabled=_boolean(f"{where} moodle.enabled", str(moodle.get("enabled", False))),
+        moodle=_moodle(MoodleSettings(), moodle, lambda key: f"{where} moodle.{key}"),
         mapping=_mapping(where, table.get("mapping", {})),
     )
 
@@ -265,7 +353,7 @@ def _mapping(where: str, table: Any) -> dict[str, dict[str, tuple[str, ...]]]:
         if not isinstance(fields, dict):
             raise problem
         for names in fields.values():
-            if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+            if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
                 raise problem
         mapping[entity] = {field: tuple(names) for field, names in fields.items()}
     return mapping

@@ -138,7 +138,7 @@ class CurrentState:
         said = dict(problems)
         if lacking := [f.name for f in rules.required if merged.macs.get(f.number) is None]:
             return Outcome("INVALID", errors=[(f, said.get(f, MISSING)) for f in lacking])
-        effective = event.effective_at or event.recorded_at
+        effective = _effective(event)
         if row.state == DELETED and effective <= (row.effective_at or 0):
             return Outcome("SKIPPED", "deleted")
         if row.state != NONE and effective < (row.effective_at or 0):
@@ -175,6 +175,8 @@ class CurrentState:
             return outcome
 
         status = _activate(row, rules)
+        if status == "UNCHANGED" and any(field in changes for field in rules.printed):
+            status = "UPDATED"  # it differs from what was known last, if not from when it was active
         if status != "UNCHANGED" or changes or before_state != ACTIVE:
             _mark(row, event)
         outcome = Outcome(status, warnings=problems, changes={} if status == "NEW" else changes)
@@ -183,7 +185,7 @@ class CurrentState:
         return outcome
 
     def _delete(self, view: View, row: Row, event: Event) -> Outcome:
-        effective = event.effective_at or event.recorded_at
+        effective = _effective(event)
         if row.state == DELETED:
             row.effective_at = max(effective, row.effective_at or 0)
             return Outcome("UNCHANGED")
@@ -247,6 +249,7 @@ class _Rules:
         self.required = tuple(f for f in entity.fields if f.required)
         self.needs = tuple(f for f in entity.fields if f.needs)
         self.numbers = tuple(f.number for f in entity.fields if f.fingerprint)
+        self.printed = tuple(f.name for f in entity.fields if f.fingerprint)
 
 
 class _Merge:
@@ -258,9 +261,13 @@ class _Merge:
         # digests under another key cannot be compared: the event then carries all it needs
         self._comparable = row.key_id == event.key_id or not row.macs
         base: Macs = row.macs if self._comparable else {}
-        for number in provisional:
-            if base.get(number) is not None:
+        stand_ins = row.stand_ins if self._comparable else frozenset()
+        for number in provisional:  # a stand-in yields to what is known, unless that is one too
+            if base.get(number) is not None and number not in stand_ins:
                 del came[number]
+        self._stand_ins = stand_ins
+        if stand_ins or provisional:
+            self._stand_ins = frozenset(n for n in stand_ins if n not in came) | provisional & came.keys()
         self.macs: Macs = {**base, **came}
         refs = _decode_refs(event.refs) if event.refs else {}
         given = payload.values if payload is not None else {}
@@ -294,6 +301,7 @@ class _Merge:
     def store(self, row: Row) -> None:
         """Makes the result the row's content."""
         row.macs, row.fields, row.key_id = self.macs, self.fields, self._event.key_id
+        row.stand_ins = self._stand_ins
 
 
 def _activate(row: Row, rules: _Rules) -> str:
@@ -307,6 +315,11 @@ def _activate(row: Row, rules: _Rules) -> str:
     row.active_fingerprint = present
     row.state, row.waiting_for, row.waiting_since, row.deleted_at = ACTIVE, (), None, None
     return status
+
+
+def _effective(event: Event) -> int:
+    """The instant by which records are compared (0 is one, too)."""
+    return event.recorded_at if event.effective_at is None else event.effective_at
 
 
 def _mark(row: Row, event: Event) -> None:

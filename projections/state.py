@@ -54,6 +54,8 @@ class Row(msgspec.Struct):
     macs: Macs = {}
     active_fingerprint: bytes | None = None
     fields: dict[str, str | None] = {}
+    stand_ins: frozenset[int] = frozenset()
+    """Numbers of the fields whose value only stands in for one of their own (kept in `macs`)."""
 
     @property
     def name(self) -> Name:
@@ -83,7 +85,7 @@ def to_columns(row: Row) -> tuple[Any, ...]:
         row.waiting_since,
         _encode(row.waiting_for).decode() if row.waiting_for else None,
         row.key_id,
-        digests.pack(row.macs) if row.macs else None,
+        digests.pack(row.macs, row.stand_ins) if row.macs else None,
         row.active_fingerprint,
         _encode(row.fields) if row.fields else None,
     )
@@ -96,7 +98,11 @@ def from_columns(columns: Iterable[Any]) -> Row:
     macs: Any = row.macs
     fields: Any = row.fields
     row.waiting_for = _decode_names(waiting_for) if waiting_for else ()
-    row.macs = digests.unpack(macs)[0] if macs else {}
+    if macs:
+        row.macs, stand_ins = digests.unpack(macs)
+        row.stand_ins = frozenset(stand_ins)
+    else:
+        row.macs = {}
     row.fields = _decode_fields(fields) if fields else {}
     return row
 

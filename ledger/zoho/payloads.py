@@ -131,7 +131,7 @@ def _unusual(body: bytes, content_type: str, query: bytes) -> Any:
         if not fields:
             raise UnreadableBodyError("the body is empty: send a record, a list of records, or a form")
         return fields
-    if content_type.lower().startswith("multipart/") or stripped.startswith(b"--"):
+    if stripped.startswith(b"--"):
         return _multipart(stripped, content_type)
     if body[:2] == b"\x1f\x8b":
         raise UnreadableBodyError("the body is compressed: send it plain")
@@ -157,31 +157,43 @@ def _reason(body: bytes) -> str:
 
 def _form(encoded: bytes) -> dict[str, Any]:
     try:
-        pairs = parse_qsl(encoded.decode("utf-8"), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
+        # what is no UTF-8 becomes U+FFFD later, with a warning
+        pairs = parse_qsl(
+            encoded.decode("utf-8", "surrogateescape"),
+            keep_blank_values=True,
+            max_num_fields=_MAX_FIELDS,
+            errors="surrogateescape",
+        )
     except ValueError as error:
         raise UnreadableBodyError(f"the form cannot be read: {error}") from None
     return _unwrapped(dict(pairs))
 
 
 def _multipart(body: bytes, content_type: str) -> dict[str, Any]:
-    boundary = multipart.parse_options_header(content_type)[1].get("boundary", "")
-    boundary = boundary or body.split(b"\n", 1)[0].strip()[2:].decode("latin-1")
+    told = multipart.parse_options_header(content_type)[1].get("boundary", "")
+    seen = body.split(b"\n", 1)[0].strip()[2:].decode("latin-1")
+    reason: Exception | None = None
+    for boundary in dict.fromkeys((told or seen, seen)):  # what the header says may be wrong
+        try:
+            if fields := _parts(body, boundary):
+                return _unwrapped(fields)
+        except (multipart.MultipartError, ValueError, AssertionError) as error:
+            reason = reason or error
+    raise UnreadableBodyError(f"the multipart form cannot be read: {reason or 'it has no fields'}")
+
+
+def _parts(body: bytes, boundary: str) -> dict[str, Any]:
     fields: dict[str, str] = {}
-    try:
-        with multipart.PushMultipartParser(boundary, max_segment_count=_MAX_FIELDS) as parser:
-            name, value = None, bytearray()
-            for part in parser.parse(body):
-                if isinstance(part, multipart.MultipartSegment):
-                    name, value = part.name, bytearray()
-                elif part:
-                    value += part
-                elif name is not None:
-                    fields[name] = value.decode("utf-8")
-    except (multipart.MultipartError, ValueError, AssertionError) as error:
-        raise UnreadableBodyError(f"the multipart form cannot be read: {error}") from None
-    if not fields:
-        raise UnreadableBodyError("the multipart form has no fields")
-    return _unwrapped(fields)
+    with multipart.PushMultipartParser(boundary, max_segment_count=_MAX_FIELDS) as parser:
+        segment, value = None, bytearray()
+        for part in parser.parse(body):
+            if isinstance(part, multipart.MultipartSegment):
+                segment, value = part, bytearray()
+            elif part:
+                value += part
+            elif segment is not None and segment.name is not None:
+                fields[segment.name] = value.decode("utf-8", "surrogateescape")
+    return fields
 
 
 def _unwrapped(fields: dict[str, Any]) -> dict[str, Any]:
@@ -197,33 +209,44 @@ def _unwrapped(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _records(value: Any) -> Payload:
-    for _ in range(MAX_DEPTH):
-        if isinstance(value, str):
-            inner = _json(value)
-            if inner is _NOT_JSON:
-                raise UnreadableBodyError("the body is a text that holds no JSON")
-            value = inner
-            continue
-        break
+    value = _decoded(value)
+    if value is _NOT_JSON:
+        raise UnreadableBodyError("the body is a text that holds no JSON")
     if isinstance(value, list):
         return Payload(value)
     if not isinstance(value, dict):
         raise UnreadableBodyError("the body holds no record: send an object or a list of objects")
+    is_record = "id" in value or "ID" in value
+    wrong, empty = None, None
     for name in _ENVELOPES:
         if name in value:
             inner = _unpacked(value[name])
-            if inner is not None:
+            if inner is None:
+                wrong = wrong or name
+            elif inner.records:
                 inner.deletion = inner.deletion or says_delete(value)
                 return inner
-            if "id" not in value and "ID" not in value:
-                raise UnreadableBodyError(f"the value of {name!r} should be a record or a list of records")
-    return Payload([value])
+            else:
+                empty = inner
+    if is_record or not (wrong or empty):
+        return Payload([value])
+    if empty is None:
+        raise UnreadableBodyError(f"the value of {wrong!r} should be a record or a list of records")
+    return empty
+
+
+def _decoded(value: Any) -> Any:
+    """Text decoded as JSON, as often as it was encoded."""
+    for _ in range(MAX_DEPTH):
+        if not isinstance(value, str):
+            break
+        value = _json(value)
+    return value
 
 
 def _unpacked(value: Any) -> Payload | None:
     """The records in an envelope's field; None where it is no envelope after all."""
-    if isinstance(value, str):
-        value = _json(value)
+    value = _decoded(value)
     if isinstance(value, list):
         return Payload(value)
     if isinstance(value, dict):

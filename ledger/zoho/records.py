@@ -135,8 +135,9 @@ class Reader:
         canonical: dict[str, str | None] = {}
         provisional: list[str] = []
         for field in entity.fields:
+            is_empty = values.is_empty_lookup if field.kind == "lookup" else values.is_empty
             present = [self._source(raw, name) for name in field.names if name in raw]
-            chosen = next((v for v in present if not values.is_empty(v)), None)
+            chosen = next((v for v in present if not is_empty(v)), None)
             if chosen is None and field.fallback:
                 chosen = next(
                     (
@@ -261,7 +262,8 @@ def _without_bad_characters(value: dict[str, Any]) -> tuple[dict[str, Any], list
     Answers the keys below which one was, too.
     """
     cleaned = {_clean(key): _clean(inner) for key, inner in value.items()}
-    return cleaned, [_clean(k) for k, inner in value.items() if cleaned[_clean(k)] != inner]
+    bad = [_clean(k) for k, inner in value.items() if _clean(k) != k or cleaned[_clean(k)] != inner]
+    return cleaned, bad
 
 
 def _canonical_name(entity: Entity, zoho_name: str) -> str:
@@ -302,9 +304,10 @@ def _says_deleted(raw: dict[str, Any]) -> bool:
 
 
 def _is_not_approved(raw: dict[str, Any]) -> bool:
-    status, state = raw.get("Record_Status__s"), raw.get("$state")
+    status, state, approved = raw.get("Record_Status__s"), raw.get("$state"), raw.get("$approved")
     return (
         (isinstance(status, str) and status.strip().lower() == "draft")
         or (isinstance(state, str) and state.strip().lower() == "draft")
-        or raw.get("$approved") in (False, "false")
+        or approved is False
+        or (isinstance(approved, str) and approved.strip().lower() == "false")
     )

@@ -12,16 +12,22 @@ from datetime import date, datetime, tzinfo
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+import msgspec
+
 from ledger import clock
 
 MAX_ID_LENGTH = 255
 _MAX_DIGITS = 40
+_MAX_AMOUNT = 100  # characters
 
 _UNSUBSTITUTED = re.compile(r"\$\{[^}]*\}")
 _PREFIX = "zcrm_"  # old Deluge and Analytics exports write zcrm_<id>
 
 
 _EMPTY = frozenset({"", "null", "-None-"})
+_LOOKUP_KEYS = frozenset({"id", "ID", "name", "email"})
+_OF_THE_ROW = frozenset({"Owner", "Created_By", "Modified_By", "Parent_Id"})
+_decode_lookup = msgspec.json.Decoder(float_hook=Decimal).decode
 
 
 class UnreadableError(Exception):
@@ -87,8 +93,14 @@ def read_id(value: Any) -> str | None:
 
 def read_lookup(value: Any) -> str | None:
     """`{"id": ..}`, a bare id, or a one-element multi-select row
-    `[{"id": <row>, "<inner>": {"id": ..}}]`, whose inner name may differ.
+    `[{"id": <row>, "<inner>": {"id": ..}}]`, whose inner name may differ; each of them
+    also as JSON text, as forms carry it.
     """
+    if isinstance(value, str) and value.strip()[:1] in ("{", "["):
+        try:
+            value = _decode_lookup(value)
+        except msgspec.MsgspecError:
+            raise UnreadableError(f"should be a lookup, is {masked(value)}") from None
     if isinstance(value, list):
         if len(value) != 1:
             raise UnreadableError(f"should be one lookup, is {masked(value)}")
@@ -103,13 +115,26 @@ def read_lookup(value: Any) -> str | None:
     return found
 
 
+def is_empty_lookup(value: Any) -> bool:
+    """An empty value, or a lookup whose id is one."""
+    if isinstance(value, dict):
+        ids = [value[name] for name in ("id", "ID") if name in value]
+        return bool(ids) and all(is_empty(inner) for inner in ids)
+    return is_empty(value)
+
+
 def _inner_lookup(row: Any) -> Any:
-    if isinstance(row, dict):
-        inner = [v for v in row.values() if isinstance(v, dict) and ("id" in v or "ID" in v)]
-        if len(inner) == 1:
-            return inner[0]
-        if len(inner) > 1:
-            raise UnreadableError("is a row with several lookups")
+    """What a linking row links to: its own id is the row's, not the record's."""
+    if isinstance(row, dict) and not row.keys() <= _LOOKUP_KEYS:
+        inner = [
+            value
+            for name, value in row.items()
+            if name not in _OF_THE_ROW and isinstance(value, dict) and ("id" in value or "ID" in value)
+        ]
+        if len(inner) != 1:
+            what = "several records" if inner else "no record"
+            raise UnreadableError(f"is a linking row that names {what}")
+        return inner[0]
     return row
 
 
@@ -150,6 +175,8 @@ def read_price(value: Any) -> str:
 
 
 def _amount(text: str) -> Decimal:
+    if len(text) > _MAX_AMOUNT:  # before any pattern looks at it
+        raise UnreadableError(f"should be an amount, is {masked(text)}")
     stripped = "".join(c for c in text if unicodedata.category(c) not in {"Sc", "Cf"})
     stripped = _CODES.sub("", stripped.strip()).translate(_GROUPING).replace("\u066b", ".")
     if not (match := _AMOUNT.fullmatch(stripped)):

@@ -94,6 +94,31 @@ def test_a_release_ends_a_derived_replay(client: httpx.Client) -> None:
     assert statuses(client.post("/v1/sync/enrollments", json=enrollment)) == ["UNCHANGED"]
 
 
+def test_a_header_key_holds_for_an_empty_delivery(client: httpx.Client) -> None:
+    """An empty list is a delivery like any other: replayed, and in conflict with another body."""
+    headers = {"X-Idempotency-Key": "k1"}
+    empty, other = {"data": []}, {"id": "P1", "Product_Name": "x"}
+    assert client.post("/v1/sync/programs", json=empty, headers=headers).json()["results"] == []
+    again = client.post("/v1/sync/programs", json=empty, headers=headers)
+    assert again.headers["idempotency-replayed"] == "true"
+    assert client.post("/v1/sync/programs", json=other, headers=headers).status_code == 422
+    headers = {"X-Idempotency-Key": "k2"}
+    assert statuses(client.post("/v1/sync/programs", json=other, headers=headers)) == ["NEW"]
+    assert client.post("/v1/sync/programs", json=empty, headers=headers).status_code == 422
+
+
+def test_released_is_what_is_free_in_the_end(client: httpx.Client) -> None:
+    """An enrollment that a request frees and makes wait again is not named; one that it frees
+    twice is named once.
+    """
+    client.post("/v1/sync/students", json={"id": "S"})
+    client.post("/v1/sync/enrollments", json={"id": "E", "Student": "S", "Class": "K"})
+    here, gone = {"id": "K", "Class_Name": "x"}, {"id": "K", "Record_Status__s": 0}
+    assert "released" not in client.post("/v1/sync/classes", json=[here, gone]).json()
+    answer = client.post("/v1/sync/classes", json=[here, gone, here]).json()
+    assert [entry["zoho_enrollment_id"] for entry in answer["released"]] == ["E"]
+
+
 def test_limits(home: Any) -> None:
     """413 names the limit; nothing is stored."""
     tenant = f"t-{uuid.uuid4().hex[:8]}"
@@ -112,7 +137,9 @@ def test_only_this_machine(client: httpx.Client) -> None:
     """Without keys a proxied request, or one for another host, is refused."""
     for headers in ({"X-Forwarded-For": "1.2.3.4"}, {"Host": "evil.example"}):
         assert "loopback" in problem(client.get("/v1/programs", headers=headers), 403)
-        assert problem(client.post("/v1/sync/programs", json=PROGRAM, headers=headers), 403)
+        refused = client.post("/v1/sync/programs", json=PROGRAM, headers=headers)
+        assert problem(refused, 403)
+        assert refused.headers["x-delivery-id"]
     assert client.get("/v1/programs", headers={"Host": "LOCALHOST:1"}).status_code == 200
     assert client.get("/v1/programs", headers={"Host": "[::1]:8000"}).status_code == 200
 
@@ -124,7 +151,9 @@ def test_only_this_machine(client: httpx.Client) -> None:
      "/v1/programs/P1?x=1", "/v1/audit/events?entity=unit", "/v1/audit/events?from=yesterday",
      "/v1/audit/events?status=FINE", "/v1/audit/events?source=fax", "/v1/audit/events?after=-1",
      "/v1/audit/events?payload=yes", "/v1/audit/deferred?x=1", "/v1/programs?limit=1&limit=2",
-     "/v1/audit/events?cursor=e30", "/v1/audit/events?from=2026-01-01T00:00:00"],
+     "/v1/audit/events?cursor=e30", "/v1/programs?cursor=Ilx1MDAwMCI",
+     "/v1/audit/events?cursor=OTIyMzM3MjAzNjg1NDc3NTgwOA", "/v1/audit/deferred?cursor=WzEsMTg0NDY3NDQwNzM3MDk1NTE2MTYsIngiXQ",
+     "/v1/audit/deferred?cursor=Wy0xLDIsIngiXQ", "/v1/audit/events?from=2026-01-01T00:00:00"],
 )  # fmt: skip
 def test_bad_parameters(client: httpx.Client, path: str) -> None:
     """400, naming the parameter."""
@@ -135,11 +164,12 @@ def test_unknown_things(client: httpx.Client) -> None:
     """404 and 405 are problems too."""
     assert "'X'" in problem(client.get("/v1/programs/X"), 404)
     assert problem(client.get("/v1/nothing"), 404)
+    assert problem(client.get("/nothing"), 404)
     assert problem(client.get("/v1/sync/programs"), 405)
     assert problem(client.delete("/v1/programs/X"), 405)
 
 
-@pytest.mark.parametrize("zoho_id", ["a/b c", "x%2Fy", "\u0644?#&=+", "a" * 255, ".."])
+@pytest.mark.parametrize("zoho_id", ["a/b c", "a//b", "/a", "a/", "x%2Fy", "\u0644?#&=+", "a" * 255, ".."])
 def test_odd_ids(client: httpx.Client, zoho_id: str) -> None:
     """Whatever id is accepted can be asked for."""
     client.post("/v1/sync/programs", json={"id": zoho_id, "Product_Name": "x"})

@@ -19,12 +19,13 @@ import httpx
 import pytest
 
 from ledger import lane
+from ledger.database import ConnectionSettings, connect
 from ledger.embedded import Embedded, find_bindir
-from ledger.errors import ConfigurationError
+from ledger.errors import ConfigurationError, DatabaseAwayError
 from ledger.installation import Installation, open_installation
 from ledger.settings import Settings
 from tests.conftest import fresh_home
-from tests.harness import ROOT, Server, statuses
+from tests.harness import ROOT, Ledger, Server, statuses
 
 PROGRAM = {"id": "P", "Product_Name": "x"}
 
@@ -215,6 +216,47 @@ def test_database_hangs(own_home: Path) -> None:
         assert [item["status"] for item in items] == ["NEW", "UPDATED"]
 
 
+async def test_database_hangs_in_the_middle_of_a_flush(
+    own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flush that waits for another session while the database answers goes on waiting; when
+    the database then stands still, its sender hears of it all the same.
+    """
+    monkeypatch.setattr(lane, "PATIENCE_SECONDS", 0.05)
+    installation = await open_installation(Settings(home=own_home))
+    database = installation.database()
+    await database.open()
+    ledger = Ledger(installation, database, "t")
+    await ledger.post("programs", PROGRAM)
+    assert installation.embedded is not None
+    admin = await connect(
+        ConnectionSettings(installation.embedded.dsn(), password=installation.embedded.password())
+    )
+    await admin.execute("begin")
+    await admin.execute("select from ledger.heads where tenant_id = 't' for update")
+    asked, ask = 0, database.answers
+
+    async def counted() -> bool:
+        nonlocal asked
+        asked += 1
+        return await ask()
+
+    monkeypatch.setattr(database, "answers", counted)
+    post = asyncio.create_task(ledger.post("programs", {**PROGRAM, "Price": 1}))
+    while asked < 2:
+        await asyncio.sleep(0.01)
+    assert not post.done()
+    pid = postmaster(own_home)
+    started = asyncio.get_running_loop().time()
+    with standing_still([pid, *children_of(pid)]), pytest.raises(DatabaseAwayError):
+        await post
+    assert asyncio.get_running_loop().time() - started < lane.WAIT_SECONDS / 2
+    admin.terminate()
+    await ledger.close()
+    await database.close()
+    installation.close()
+
+
 @pytest.mark.parametrize(
     ("environment", "arguments", "named"),
     [
@@ -229,6 +271,11 @@ def test_database_hangs(own_home: Path) -> None:
         ({"DEFAULT_TENANT_ID": "a b"}, (), "DEFAULT_TENANT_ID"),
         ({"TENANTS_FILE": "/nowhere.toml"}, (), "TENANTS_FILE"),
         ({"MOODLE_ENABLED": "perhaps"}, (), "MOODLE_ENABLED"),
+        ({"MOODLE_ON_WITHDRAW": "forget"}, (), "MOODLE_ON_WITHDRAW"),
+        ({"MOODLE_BATCH": "0"}, (), "MOODLE_BATCH"),
+        ({"MOODLE_TIMEOUT": "soon"}, (), "MOODLE_TIMEOUT"),
+        ({"MOODLE_BASE_URL": "moodle.example"}, (), "MOODLE_BASE_URL"),
+        ({"ZOHO_CONCURRENCY": "abc"}, (), "ZOHO_CONCURRENCY"),
         ({"LOG_LEVEL": "LOUD"}, (), "LOG_LEVEL"),
         ({"DB_POOLER": "session"}, (), "DB_POOLER"),
         ({}, ("--host", "192.0.2.1"), "--host"),
@@ -257,6 +304,11 @@ def test_wrong_settings(
         ("[tenants.a]\ntimezone = 'Mars/Olympus'", "Mars/Olympus"),
         ("[tenants.a]\ndate_order = 'ydm'", "ydm"),
         ("[tenants.a]\ncolour = 'red'", "colour"),
+        ("[tenants.a]\nzoho = 'x'", "[tenants.a.zoho]"),
+        ("[tenants.a.zoho]\nsecrets = 'x'", "secrets"),
+        ("[tenants.a.moodle]\nbatch = 'x'", "moodle.batch"),
+        ("[tenants.a.moodle]\ntoken_file = '/nowhere'", "token_file"),
+        ("[tenants.a.mapping.program]\nname = []", "mapping"),
         ("[tenants.'a b']", "a b"),
         ("[tenants", "TENANTS_FILE"),
     ],
@@ -334,8 +386,6 @@ async def test_database_url(installation: Installation, own_home: Path) -> None:
     """
     assert installation.embedded is not None
     name = f"other_{uuid.uuid4().hex[:8]}"
-    from ledger.database import ConnectionSettings, connect
-
     admin = await connect(
         ConnectionSettings(installation.embedded.dsn(), password=installation.embedded.password())
     )

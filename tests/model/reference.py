@@ -82,6 +82,7 @@ class Record:
         self.waiting_for: list[tuple[str, str]] = []
         self.waiting_since: int | None = None
         self.last_active: dict[str, Any] | None = None
+        self.stands_in = False
 
 
 class Tenant:
@@ -156,7 +157,7 @@ class Tenant:
                 self.leave(entity, zoho_id)
             return {**result, "status": "DELETED"}
 
-        merged, warnings = dict(record.fields), []
+        merged, warnings, stands_in = dict(record.fields), [], record.stands_in
         for field, (names, kind) in FIELDS[entity].items():
             present = [raw[name] for name in names if name in raw]
             value = next((v for v in present if v not in EMPTY), None)
@@ -165,9 +166,12 @@ class Tenant:
                     (raw[n] for n in ("Short_Name", "Class_Short_Name", "Name") if raw.get(n) not in EMPTY),
                     None,
                 )
-                if stand_in is not None and (present or merged.get("name") is None):
+                if stand_in is not None and (present or merged.get("name") is None or record.stands_in):
                     merged["name"] = stand_in
+                    stands_in = not present
                     continue
+            if field == "name" and present:
+                stands_in = False
             if value is not None:
                 merged[field] = self.read(kind, value)
                 if merged[field] is None:
@@ -196,6 +200,7 @@ class Tenant:
         }
         was, waited_for = record.state, record.waiting_for
         record.fields, record.time, record.own = merged, time, self.position
+        record.stands_in = stands_in
         if entity == "enrollment":
             needs = [("student", merged["student_zoho_id"]), ("class", merged["class_zoho_id"])]
             missing = [need for need in needs if not self.is_active(*need)]
@@ -210,6 +215,8 @@ class Tenant:
                     "waiting_for": missing,
                 }  # fmt: skip
         status = self.activate(entity, record)
+        if status == "UNCHANGED" and set(changes) - UNPRINTED.get(entity, set()):
+            status = "UPDATED"
         if was != "active" or status != "UNCHANGED" or changes:
             self.mark(record)
         if status != "NEW" and changes:

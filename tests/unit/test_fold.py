@@ -131,6 +131,33 @@ def test_deletion_makes_wait_again(gone: str) -> None:
     assert effect.status == "UNCHANGED"
 
 
+def test_back_to_what_it_was_is_an_update() -> None:
+    """An enrollment that waited for another class and comes back differs from what was known."""
+    story = enrolled()
+    story.when("enrollment", {"id": "E", "Class": "C2"})
+    outcome = story.when("enrollment", {"id": "E", "Class": "C"})
+    assert (outcome.status, outcome.changes) == ("UPDATED", {"class_zoho_id": ("C2", "C")})
+
+
+def test_the_epoch_is_an_instant() -> None:
+    """A `Modified_Time` of 0 is older than anything, not missing."""
+    story = Story()
+    story.when("program", {"id": "P", "Product_Name": "x", "Modified_Time": "2024-01-01T00:00:00Z"})
+    old = {"id": "P", "Product_Name": "old", "Modified_Time": 0}
+    assert story.when("program", old).reason == "stale"
+    assert story.when("program", {**old, "operation": "delete"}).reason == "stale"
+
+
+def test_a_stand_in_follows_a_stand_in() -> None:
+    """A class named by its short name keeps following it, until it has a name of its own."""
+    story = Story()
+    story.when("class", {"id": "C", "Short_Name": "A"})
+    assert set(story.when("class", {"id": "C", "Short_Name": "B"}).changes) == {"name", "short_name"}
+    story.when("class", {"id": "C", "Class_Name": "Maths"})
+    assert set(story.when("class", {"id": "C", "Short_Name": "D"}).changes) == {"short_name"}
+    assert story.row("class", "C").fields["name"] == "Maths"
+
+
 def test_change_while_waiting_is_an_update_on_release() -> None:
     """UPDATED compares with the content that was active last."""
     story = enrolled()

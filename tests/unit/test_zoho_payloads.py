@@ -26,6 +26,13 @@ MULTIPART = (
         (json.dumps({"data": RECORD}), "application/json", ""),
         (json.dumps({"records": [RECORD], "source": "crm"}), "application/json", ""),
         (json.dumps({"data": TEXT}), "application/json", ""),
+        (json.dumps({"data": json.dumps(json.dumps([RECORD]))}), "application/json", ""),
+        (json.dumps({"data": None, "records": [RECORD]}), "application/json", ""),
+        (json.dumps({"data": [], "records": [RECORD]}), "application/json", ""),
+        (TEXT, "multipart/form-data; boundary=x", ""),
+        (urlencode(RECORD), "multipart/mixed", ""),
+        (MULTIPART, "multipart/form-data; boundary=other", ""),
+        (MULTIPART, "multipart/form-data", ""),
         (json.dumps([RECORD]), "application/json", ""),
         (TEXT, "application/json", ""),
         (TEXT, "text/plain; charset=utf-8", ""),
@@ -105,3 +112,19 @@ def test_exact_numbers() -> None:
     """Whole digits stay exact however many there are."""
     body = b'[{"id": 123456789012345678901234567890}]'
     assert read_payload(body, "application/json", b"").records == [{"id": 123456789012345678901234567890}]
+
+
+def test_a_record_with_an_empty_list_in_it() -> None:
+    """A field that is named like an envelope does not make a record disappear."""
+    record = {"id": "1", "records": []}
+    assert read_payload(json.dumps(record).encode(), "application/json", b"").records == [record]
+    assert read_payload(b'{"data": []}', "application/json", b"").records == []
+
+
+def test_a_file_beside_the_fields() -> None:
+    """A part that is no text spoils none of the others."""
+    body = MULTIPART.replace(
+        "--b1--", '--b1\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\n'
+    )
+    payload = read_payload(body.encode() + b"\xff\xfe\r\n--b1--\r\n", "multipart/form-data; boundary=b1", b"")
+    assert {k: payload.records[0][k] for k in ("id", "Name")} == RECORD

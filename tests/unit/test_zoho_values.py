@@ -169,6 +169,9 @@ def test_id_that_cannot_be_used(given: Any) -> None:
         ("7012345000001200001", "7012345000001200001"),
         ([{"id": "row", "Classes": {"id": "C", "name": "x"}}], "C"),
         ([{"id": "C", "name": "x"}], "C"),
+        ([{"id": "row", "X": {"id": "S"}, "Parent_Id": {"id": "E"}, "Owner": {"id": "O"}}], "S"),
+        ('{"id": "7012345000001200001"}', "7012345000001200001"),
+        ('[{"id": "row", "X": {"id": "S"}}]', "S"),
         ("", None),
     ],
 )
@@ -179,7 +182,17 @@ def test_lookup(given: Any, expected: str | None) -> None:
 
 @pytest.mark.parametrize(
     "given",
-    ["BTEC Level 5 Computing", {"name": "x"}, [{"id": "1"}, {"id": "2"}], {"id": Decimal("1.5")}, True],
+    [
+        "BTEC Level 5 Computing",
+        {"name": "x"},
+        [{"id": "1"}, {"id": "2"}],
+        {"id": Decimal("1.5")},
+        True,
+        [{"id": "row", "Enrolled_Students": None}],
+        [{"id": "row", "X": {"name": "x"}}],
+        [{"id": "row", "X": {"id": "1"}, "Y": {"id": "2"}}],
+        '{"id": ',
+    ],
 )
 def test_lookup_that_cannot_be_read(given: Any) -> None:
     """A display name is not an id, and two rows are not one lookup."""
@@ -200,3 +213,9 @@ def test_emptiness() -> None:
     """What counts as empty, and what only looks like it."""
     assert all(values.is_empty(v) for v in (None, "", " ", "null", "-None-", "${!A.B}", []))
     assert not any(values.is_empty(v) for v in ("Null", "none", 0, False, "$5", {}))
+
+
+def test_a_long_text_is_no_amount() -> None:
+    """Refused before any pattern is tried on it: one that backtracks would hold everybody up."""
+    with pytest.raises(UnreadableError):
+        values.read_price("1" + ".a" * 1_000_000 + "!")
