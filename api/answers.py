@@ -10,6 +10,7 @@ import msgspec
 from ledger.lane import Delivery, Result
 from ledger.zoho.entities import Entities, Entity
 from projections.fold import MISSING, Outcome
+from projections.history import changes_of, problems_of
 
 PENDING, QUEUED = "PENDING_MOODLE", "QUEUED"
 
@@ -80,16 +81,6 @@ def _entry(entity: Entity, result: Result, moodle: str) -> dict[str, Any]:
     if outcome.warnings:
         entry["warnings"] = problems_of(outcome.warnings)
     return entry
-
-
-def changes_of(changes: dict[str, Any]) -> dict[str, dict[str, str | None]]:
-    """Field -> {"old", "new"}."""
-    return {field: {"old": old, "new": new} for field, (old, new) in changes.items()}
-
-
-def problems_of(problems: Sequence[Any]) -> list[dict[str, str]]:
-    """[{"field", "problem"}]."""
-    return [{"field": field, "problem": problem} for field, problem in problems]
 
 
 def message(entity: Entity, outcome: Outcome) -> str:

@@ -1,38 +1,45 @@
-"""The past: `GET /v1/audit/events` and `GET /v1/audit/deferred`."""
+"""The past over HTTP: `/v1/audit/...`."""
 
 from __future__ import annotations
 
+import csv
+import io
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, get
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import QueryParameter
+from litestar.openapi.spec import Example
+from litestar.params import PathParameter, QueryParameter
+from litestar.response import Stream
 
-from api.answers import changes_of, problems_of
 from api.guards import TenantHeader, tenant_of
-from api.problems import documented
-from api.queries import LIMIT, MOST, Query, cursor_of, page
+from api.problems import ProblemError, documented
+from api.queries import LIMIT, MOST, Query, cursor_of, id_in_path, page
 from api.service import Service
-from api.state import waiting_for
-from ledger import clock
-from ledger.codec import UnknownTopicError, decode
-from ledger.database import Connection
 from ledger.events import SOURCES
-from ledger.queries import load_queries
-from projections.rebuild import Unsealer
-from projections.state import from_columns
+from projections.explain import explain_enrollment
+from projections.history import END, STATUSES, Filter, History, deferred_item
+from projections.summary import SPANS, Summary
 
-_SQL = load_queries("projections")
-_BOOKKEEPING = 2  # tenant_id and generation come first in `select *`
-_END = 2**62
-STATUSES = ("INVALID", "DELETED", "SKIPPED", "NEW", "UPDATED", "UNCHANGED", "ERROR")
-_RARE = ("INVALID", "SKIPPED", "ERROR", "DELETED")  # as in the index outcomes_by_status
 _FILTERS = (
-    "entity", "zoho_id", "status", "reason", "source", "delivery_id",
-    "from", "to", "after", "cursor", "payload", "limit",
+    "entity",
+    "zoho_id",
+    "status",
+    "reason",
+    "source",
+    "delivery_id",
+    "from",
+    "to",
+    "after",
+    "payload",
+)
+FORMATS = {"ndjson": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
+CSV_COLUMNS = (
+    "position", "recorded_at", "entity", "zoho_id", "version", "topic", "status", "reason",
+    "changes", "errors", "source", "delivery_id",
 )  # fmt: skip
-
 
 # As the document shows them; `Query` reads and checks them.
 Entity = Annotated[str | None, QueryParameter(description="student, program, class or enrollment")]
@@ -47,11 +54,19 @@ After = Annotated[str | None, QueryParameter(description="a position, exclusive"
 Cursor = Annotated[str | None, QueryParameter(description="the text of `next`")]
 Payload = Annotated[str | None, QueryParameter(description="true: with the record as stored")]
 Limit = Annotated[str | None, QueryParameter(description=f"items a page, 1 to {MOST}, default {LIMIT}")]
+By = Annotated[str | None, QueryParameter(description="day (default) or hour, of UTC")]
+Format = Annotated[str | None, QueryParameter(name="format", description="ndjson (default) or csv")]
+
+_line = msgspec.json.Encoder().encode
 
 
 def audit_handlers(service: Service) -> list[HTTPRouteHandler]:
     """The audit routes."""
-    entities = service.entities
+    return [*_event_handlers(service), *_answer_handlers(service)]
+
+
+def _event_handlers(service: Service) -> list[HTTPRouteHandler]:
+    """What happened: events, one record's life, the export."""
 
     @get(
         "/v1/audit/events",
@@ -80,34 +95,85 @@ def audit_handlers(service: Service) -> list[HTTPRouteHandler]:
         # documented here, read and checked below
         del tenant, entity, zoho_id, status, reason, source, delivery_id, since, until, after, cursor
         del payload, limit
-        query = Query(request, _FILTERS)
-        tenant_id = tenant_of(request.scope["headers"], service.settings)
+        query = Query(request, (*_FILTERS, "cursor", "limit"))
         limit_ = query.limit()
-        entity_ = query.choice("entity", entities.names())
-        source_ = query.choice("source", SOURCES)
-        status_ = query.choice("status", STATUSES)
-        start, stop = query.instant("from"), query.instant("to")
-        after_ = max(query.integer("after", 0, 0, _END), query.cursor(int) or 0)
-        async with service.database.transaction(tenant_id) as connection:
-            if start is not None:
-                after_ = max(after_, await _position_at(connection, tenant_id, start) - 1)
-            before = _END if stop is None else await _position_at(connection, tenant_id, stop)
-            common = (tenant_id, after_, before, entity_, source_, limit_ + 1)
-            rows = []
-            for stream in _streams(entities.names(), entity_, query.text("zoho_id")):
-                rows += await _select(
-                    connection, common, stream, query.text("delivery_id"), status_, query.text("reason")
-                )
-        rows.sort(key=lambda row: row["position"])
-        with_payload = query.boolean("payload")
-        records: list[Any] = [None] * len(rows)
-        if with_payload:
-            records = await _payloads(service, tenant_id, rows)
-        items = [
-            _event(row, {"payload": record} if with_payload else {})
-            for row, record in zip(rows, records, strict=True)
-        ]
+        wanted = _filter(service, query, query.cursor(int) or 0)
+        history = _history(service, request)
+        items = await history.events(wanted, limit_ + 1, payload=query.boolean("payload"))
         return page(items, limit_, cursor_of(items[limit_ - 1]["position"]) if items[limit_:] else None)
+
+    @get(
+        "/v1/audit/records/{entity:str}/{zoho_id:path}",
+        operation_id="get_record_history",
+        summary="The whole life of one record",
+        description=(
+            "Its own events by ascending position, and what the events of others did to it: those "
+            "have `caused_by`, and no version of the record."
+        ),
+        tags=["audit"],
+        responses=documented(400, 403, 404, 503),
+    )
+    async def record_history(
+        request: Request[Any, Any, Any],
+        entity: Annotated[str, PathParameter(examples=[Example(value="enrollment")])],
+        zoho_id: Annotated[str, PathParameter(examples=[Example(value="ENR_001")])],
+        tenant: TenantHeader = None,
+        cursor: Cursor = None,
+        limit: Limit = None,
+    ) -> dict[str, Any]:
+        del tenant, cursor, limit, zoho_id
+        query = Query(request, ("cursor", "limit"))
+        limit_, after = query.limit(), query.cursor(int) or 0
+        history = _history(service, request)
+        name = (entity, id_in_path(request, f"/v1/audit/records/{entity}/"))
+        if entity not in service.entities:
+            names = ", ".join(service.entities.names())
+            raise ProblemError(404, f"There is no entity {entity[:80]!r}: use {names}.")
+        if "\x00" in name[1] or not await history.knows(name):
+            raise ProblemError(404, f"The ledger knows no {entity} {name[1][:80]!r}.")
+        items = await history.life(name, after, limit_ + 1)
+        return page(items, limit_, cursor_of(items[limit_ - 1]["position"]) if items[limit_:] else None)
+
+    @get(
+        "/v1/audit/export",
+        operation_id="export_events",
+        summary="Every event, as a stream",
+        description="The events of the list, all of them up to the newest one of now.",
+        tags=["audit"],
+        responses=documented(400, 403, 503),
+    )
+    async def export(
+        request: Request[Any, Any, Any],
+        tenant: TenantHeader = None,
+        as_format: Format = None,
+        entity: Entity = None,
+        zoho_id: ZohoId = None,
+        status: Status = None,
+        reason: Reason = None,
+        source: Source = None,
+        delivery_id: DeliveryId = None,
+        since: Since = None,
+        until: Until = None,
+        after: After = None,
+        payload: Payload = None,
+    ) -> Stream:
+        del tenant, as_format, entity, zoho_id, status, reason, source, delivery_id, since, until
+        del after, payload
+        query = Query(request, (*_FILTERS, "format"))
+        as_format = query.choice("format", tuple(FORMATS)) or "ndjson"
+        with_payload = query.boolean("payload")
+        pages = _history(service, request).export(_filter(service, query), payload=with_payload)
+        write = csv_pages if as_format == "csv" else ndjson_pages
+        first: list[dict[str, Any]] = await anext(
+            pages, []
+        )  # a database that is away is an error, not an empty stream
+        return Stream(write(_chained(first, pages), payload=with_payload), media_type=FORMATS[as_format])
+
+    return [list_events, record_history, export]
+
+
+def _answer_handlers(service: Service) -> list[HTTPRouteHandler]:
+    """What follows from it: what waits, why somebody is in a course, how much there was."""
 
     @get(
         "/v1/audit/deferred",
@@ -125,87 +191,116 @@ def audit_handlers(service: Service) -> list[HTTPRouteHandler]:
     ) -> dict[str, Any]:
         del tenant, limit, cursor  # documented here, read and checked below
         query = Query(request, ("limit", "cursor"))
-        tenant_id = tenant_of(request.scope["headers"], service.settings)
         limit_ = query.limit()
         start = query.cursor(tuple[int, int, str]) or (0, 0, "")
-        async with service.database.transaction(tenant_id) as connection:
-            rows = await connection.fetch(_SQL["deferred"], tenant_id, *start, limit_ + 1)
-        found = [from_columns(row[_BOOKKEEPING:]) for row in rows]
-        items = [
-            {
-                "zoho_id": row.zoho_id,
-                "entity": row.entity,
-                "waiting_for": waiting_for(row),
-                "since": clock.to_text(row.waiting_since or 0),
-                "position": row.own_position,
-            }
-            for row in found
-        ]
+        found = await _history(service, request).deferred(start, limit_ + 1)
         last = found[limit_ - 1] if found[limit_:] else None
         behind = (last.waiting_since, last.own_position, last.zoho_id) if last else None
-        return page(items, limit_, cursor_of(behind))
+        return page([deferred_item(row) for row in found], limit_, cursor_of(behind))
 
-    return [list_events, list_deferred]
+    @get(
+        "/v1/audit/explain/enrollments/{zoho_id:path}",
+        operation_id="explain_enrollment",
+        summary="Why a student is in a course, or not",
+        description=(
+            "The links from Zoho's record to Moodle's seat, each with the event it rests on; the "
+            "first with `ok: false` is the reason."
+        ),
+        tags=["audit"],
+        responses=documented(400, 403, 404, 503),
+    )
+    async def explain(
+        request: Request[Any, Any, Any],
+        zoho_id: Annotated[str, PathParameter(examples=[Example(value="ENR_001")])],
+        tenant: TenantHeader = None,
+    ) -> dict[str, Any]:
+        del tenant
+        Query(request, ())
+        tenant_id = tenant_of(request.scope["headers"], service.settings)
+        zoho_id = id_in_path(request, "/v1/audit/explain/enrollments/")
+        found = None
+        if "\x00" not in zoho_id:
+            async with service.database.transaction(tenant_id, snapshot=True) as connection:
+                settings = service.settings.tenant(tenant_id)
+                found = await explain_enrollment(connection, tenant_id, settings, zoho_id)
+        if found is None:
+            raise ProblemError(404, f"The ledger never heard of an enrollment {zoho_id[:80]!r}.")
+        return found
+
+    @get(
+        "/v1/audit/summary",
+        operation_id="summarize",
+        summary="How many events led to what",
+        description="Counts by day or hour (UTC), entity and status.",
+        tags=["audit"],
+        responses=documented(400, 403, 503),
+    )
+    async def summarize(
+        request: Request[Any, Any, Any],
+        tenant: TenantHeader = None,
+        since: Since = None,
+        until: Until = None,
+        by: By = None,
+    ) -> dict[str, Any]:
+        del tenant, since, until, by
+        query = Query(request, ("from", "to", "by"))
+        tenant_id = tenant_of(request.scope["headers"], service.settings)
+        span = SPANS[query.choice("by", tuple(SPANS)) or "day"]
+        start, stop = query.instant("from"), query.instant("to")
+        async with service.database.transaction(tenant_id, snapshot=True) as connection:
+            items = await Summary().counts(connection, tenant_id, start, stop, span)
+        return {"items": items, "next": None}
+
+    return [list_deferred, explain, summarize]
 
 
-def _streams(names: list[str], entity: str | None, zoho_id: str | None) -> list[str | None]:
-    """The streams that a filter by id names; one None where it names none."""
-    if zoho_id is None:
-        return [None]
-    return [f"{name}-{zoho_id}" for name in names if entity in (None, name)]
+def _history(service: Service, request: Request[Any, Any, Any]) -> History:
+    tenant_id = tenant_of(request.scope["headers"], service.settings)
+    return History(service.database, tenant_id, service.master_key, service.entities)
 
 
-async def _select(
-    connection: Connection,
-    common: tuple[Any, ...],
-    stream: str | None,
-    delivery_id: str | None,
-    status: str | None,
-    reason: str | None,
-) -> list[Any]:
-    """The query whose index fits the narrowest filter."""
-    if status is not None or reason is not None or (stream and delivery_id):
-        name = "events_by_rare_status" if status in _RARE else "events_by_outcome"
-        arguments = (*common, stream, delivery_id, status, reason)
-        return list(await connection.fetch(_SQL[name], *arguments))
-    if stream is not None:
-        return list(await connection.fetch(_SQL["events_of_stream"], *common, stream))
-    if delivery_id is not None:
-        return list(await connection.fetch(_SQL["events_of_delivery"], *common, delivery_id))
-    return list(await connection.fetch(_SQL["events_by_position"], *common))
+def _filter(service: Service, query: Query, after: int = 0) -> Filter:
+    return Filter(
+        entity=query.choice("entity", service.entities.names()),
+        zoho_id=query.text("zoho_id"),
+        status=query.choice("status", STATUSES),
+        reason=query.text("reason"),
+        source=query.choice("source", SOURCES),
+        delivery_id=query.text("delivery_id"),
+        since=query.instant("from"),
+        until=query.instant("to"),
+        after=max(query.integer("after", 0, 0, END), after),
+    )
 
 
-async def _position_at(connection: Connection, tenant_id: str, instant: int) -> int:
-    found: int | None = await connection.fetchval(_SQL["position_at"], tenant_id, instant)
-    return _END if found is None else found
+async def _chained(
+    first: list[dict[str, Any]], rest: AsyncIterator[list[dict[str, Any]]]
+) -> AsyncIterator[list[dict[str, Any]]]:
+    if first:
+        yield first
+    async for items in rest:
+        yield items
 
 
-async def _payloads(service: Service, tenant_id: str, rows: list[Any]) -> list[Any]:
-    unsealer = Unsealer(service.database, tenant_id, service.master_key)
-    await unsealer.learn({row["key_id"] for row in rows if row["key_id"] is not None})
-    records: list[Any] = []
-    for row in rows:
-        plain = unsealer.open(row["key_id"], row["payload"], tenant_id, row["stream"], row["version"])
-        try:
-            records.append(None if plain is None else decode(row["topic"], plain).record)
-        except (UnknownTopicError, AttributeError):
-            records.append(None)
-    return records
+async def ndjson_pages(pages: AsyncIterator[list[dict[str, Any]]], *, payload: bool) -> AsyncIterator[bytes]:
+    """One JSON object a line."""
+    del payload
+    async for items in pages:
+        yield b"\n".join(map(_line, items)) + b"\n"
 
 
-def _event(row: Any, extra: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "position": row["position"],
-        "recorded_at": clock.to_text(row["recorded_at"]),
-        "entity": row["entity"],
-        "zoho_id": row["zoho_id"],
-        "version": row["version"],
-        "topic": row["topic"],
-        "status": row["status"],
-        "reason": row["reason"],
-        "changes": changes_of(msgspec.json.decode(row["changes"])) if row["changes"] else None,
-        "errors": problems_of(msgspec.json.decode(row["errors"])) if row["errors"] else None,
-        "source": row["source"],
-        "delivery_id": row["delivery_id"],
-        **extra,
-    }
+async def csv_pages(pages: AsyncIterator[list[dict[str, Any]]], *, payload: bool) -> AsyncIterator[bytes]:
+    """RFC 4180 with a header line; `changes`, `errors` and `payload` as JSON text."""
+    columns = (*CSV_COLUMNS, "payload") if payload else CSV_COLUMNS
+    yield (",".join(columns) + "\r\n").encode()
+    async for items in pages:
+        text = io.StringIO()
+        writer = csv.writer(text)
+        for item in items:
+            writer.writerow(
+                [
+                    value if value is None or isinstance(value, str | int) else _line(value).decode()
+                    for value in map(item.__getitem__, columns)
+                ]
+            )
+        yield text.getvalue().encode()

@@ -77,11 +77,7 @@ def page_handlers(service: Service) -> list[HTTPRouteHandler]:
                 media_type=MEDIA_TYPE,
                 headers={"Retry-After": RETRY_AFTER_SECONDS},
             )
-        degraded = [
-            {"part": "queue", "reason": f"the queue of tenant {tenant_id} is full"}
-            for tenant_id in service.lanes.full
-        ]
-        return Response({"status": "ready", "degraded": degraded})
+        return Response({"status": "ready", "degraded": service.degraded})
 
     @get(
         "/metrics",

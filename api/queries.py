@@ -72,6 +72,17 @@ class Query:
                 f"{name} is {text[:80]!r}: use an instant such as 2026-02-11T14:05:09Z.",
             ) from None
 
+    def moment(self) -> tuple[int | None, int | None] | None:
+        """`as_of` or `at_position`: (instant, None) or (None, position), None where neither is
+        there.
+        """
+        instant = self.instant("as_of")
+        if "at_position" not in self._values:
+            return None if instant is None else (instant, None)
+        if instant is not None:
+            raise ProblemError(400, "as_of and at_position are given: use one of them.")
+        return None, self.integer("at_position", 0, 0, 2**62)
+
     def boolean(self, name: str) -> bool:
         """`true` or `false`, false where it is absent."""
         return self.choice(name, ("true", "false")) == "true"
@@ -79,16 +90,24 @@ class Query:
     def cursor(self, shape: type[Any]) -> Any:
         """What `cursor` stands for, None where it is absent."""
         text = self._values.get("cursor")
-        if text is None:
-            return None
         try:
-            padded = text + "=" * (-len(text) % 4)
-            value = msgspec.json.decode(base64.urlsafe_b64decode(padded), type=shape)
-        except (msgspec.MsgspecError, binascii.Error, ValueError):
-            value = None
-        if value is None or not all(map(_is_bound, value if isinstance(value, tuple) else (value,))):
-            raise ProblemError(400, "cursor is not one of this list: use the text of next, or leave it out.")
-        return value
+            return None if text is None else decode_cursor(text, shape)
+        except ValueError:
+            raise ProblemError(
+                400, "cursor is not one of this list: use the text of next, or leave it out."
+            ) from None
+
+
+def decode_cursor(text: str, shape: Any) -> Any:
+    """What `cursor_of` was given. Raises `ValueError`."""
+    try:
+        padded = text + "=" * (-len(text) % 4)
+        value = msgspec.json.decode(base64.urlsafe_b64decode(padded), type=shape)
+    except (msgspec.MsgspecError, binascii.Error) as error:
+        raise ValueError(text) from error
+    if not all(map(_is_bound, value if isinstance(value, tuple) else (value,))):
+        raise ValueError(text)
+    return value
 
 
 def _is_bound(part: int | str) -> bool:

@@ -21,11 +21,21 @@ from ledger.vault import QUARANTINE_DAYS
 from ledger.zoho.entities import Entities
 from ledger.zoho.records import Reader
 from projections.fold import CurrentState
+from projections.followers import Followers, tenants
 from projections.inline import InlineState
+from projections.rebuild import Rebuild, Replay, ReplayRunningError
+from projections.summary import Summary
 
 log = structlog.get_logger()
 
 TIDY_SECONDS = 600
+
+
+class Degraded(msgspec.Struct):
+    """A part that does not work as it should, and why."""
+
+    part: str
+    reason: str
 
 
 class Service:
@@ -46,6 +56,8 @@ class Service:
         self.projection = projection or CurrentState(entities)
         self.lanes = Lanes(self._make_lane)
         self._readers: dict[str, Reader] = {}
+        self.followers = Followers(self.database, self.settings.default_tenant, [Summary()])
+        self._rebuilding: dict[str, asyncio.Task[None]] = {}
 
     def reader(self, tenant_id: str) -> Reader:
         """The tenant's reader of records."""
@@ -65,18 +77,60 @@ class Service:
             InlineState(self.entities, self.projection),
             renderer(self.entities, moodle_enabled=self.settings.tenant(tenant_id).moodle.enabled),
             ttl_seconds=self.settings.idempotency_ttl_seconds,
+            appended=self.followers.wake,
         )
+
+    def rebuild_soon(self, tenant_id: str) -> None:
+        """Rebuilds a tenant's read models that an older process has made, beside whatever
+        else goes on. Until then this process takes nothing for that tenant.
+        """
+        running = self._rebuilding.get(tenant_id)
+        if running is None or running.done():
+            self._rebuilding[tenant_id] = asyncio.create_task(self._rebuild(tenant_id))
+
+    async def _rebuild(self, tenant_id: str) -> None:
+        try:
+            await Rebuild(self.replay(tenant_id)).run()
+        except (ReplayRunningError, DatabaseAwayError) as error:
+            log.warning("a rebuild waits", tenant=tenant_id, reason=str(error))
+        except Exception:
+            log.exception("a rebuild failed", tenant=tenant_id)
+
+    def replay(self, tenant_id: str) -> Replay:
+        """What a rebuild of a tenant works with."""
+        return Replay(self.database, tenant_id, self.master_key, self.projection, [Summary()])
+
+    @property
+    def degraded(self) -> list[Degraded]:
+        """Parts that do not work as they should; records are accepted all the same."""
+        found = [Degraded("queue", f"the queue of tenant {name} is full") for name in self.lanes.full]
+        found += [
+            Degraded("replay", f"the read models of tenant {name} are being rebuilt")
+            for name, task in self._rebuilding.items()
+            if not task.done()
+        ]
+        found += [
+            Degraded(follower, f"{count} events of tenant {name} are parked")
+            for (name, follower), count in self.followers.parked.items()
+            if count
+        ]
+        return found
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Opens the pool; at the end finishes what was accepted."""
         await self.database.open()
         await self._writing.open()
-        tidy = asyncio.create_task(self._keep_tidy(), name="tidy")
+        work = [
+            asyncio.create_task(self._keep_tidy(), name="tidy"),
+            asyncio.create_task(self.followers.run(), name="followers"),
+        ]
         try:
             yield
         finally:
-            tidy.cancel()
+            for task in (*work, *self._rebuilding.values()):
+                task.cancel()
+            await asyncio.gather(*work, *self._rebuilding.values(), return_exceptions=True)
             await self.lanes.close()
             await self._writing.close()
             await self.database.close()
@@ -94,20 +148,10 @@ class Service:
 
     async def tidy(self, now: int) -> None:
         """One round over every tenant."""
-        async with self.database.transaction(self.settings.default_tenant) as connection:
-            rows = await connection.fetch("select tenant_id from ledger.tenants")
-        for row in rows:
-            tenant_id = row["tenant_id"]
+        for tenant_id in await tenants(self.database, self.settings.default_tenant):
             async with self.database.transaction(tenant_id) as connection:
                 await forget_answers(connection, tenant_id, now)
                 await destroy_quarantine_keys(connection, tenant_id, now - QUARANTINE_DAYS * clock.DAY)
 
 
 _READERS = 1_000
-
-
-class Degraded(msgspec.Struct):
-    """A part that does not work as it should, and why."""
-
-    part: str
-    reason: str

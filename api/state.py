@@ -15,11 +15,13 @@ from api.problems import ProblemError, documented
 from api.queries import LIMIT, MOST, Query, cursor_of, id_in_path, page
 from api.service import Service
 from ledger import clock
-from ledger.queries import load_queries
+from ledger.database import Connection
 from ledger.zoho.entities import Entity
+from projections.history import BOOKKEEPING, waiting_for
+from projections.past import Past
+from projections.queries import SQL
 from projections.state import ACTIVE, DELETED, WAITING, Row, from_columns
 
-_SQL = load_queries("projections")
 _STATES = (ACTIVE, WAITING, DELETED, "all")
 _MOODLE_ID = {
     "student": "moodle_user_id",
@@ -27,7 +29,14 @@ _MOODLE_ID = {
     "program": "moodle_course_id",
     "enrollment": "moodle_enrollment_id",
 }
-_BOOKKEEPING = 2  # tenant_id and generation come first in `select *`
+
+AsOf = Annotated[
+    str | None,
+    QueryParameter(description="an instant: the state as the ledger knew it then, inclusive"),
+]
+AtPosition = Annotated[
+    str | None, QueryParameter(description="a position: the state right behind that event")
+]
 
 
 def state_handlers(service: Service, entity: Entity) -> list[HTTPRouteHandler]:
@@ -51,18 +60,28 @@ def state_handlers(service: Service, entity: Entity) -> list[HTTPRouteHandler]:
             str | None, QueryParameter(description=f"items a page, 1 to {MOST}, default {LIMIT}")
         ] = None,
         cursor: Annotated[str | None, QueryParameter(description="the text of `next`")] = None,
+        as_of: AsOf = None,
+        at_position: AtPosition = None,
     ) -> dict[str, Any]:
-        del tenant, shown_state, limit, cursor  # documented here, read and checked below
-        query = Query(request, ("state", "limit", "cursor"))
+        # documented here, read and checked below
+        del tenant, shown_state, limit, cursor, as_of, at_position
+        query = Query(request, ("state", "limit", "cursor", "as_of", "at_position"))
         tenant_id = tenant_of(request.scope["headers"], service.settings)
         state = query.choice("state", _STATES) or ACTIVE
         limit_ = query.limit()
         after = query.cursor(str) or ""
-        async with service.database.transaction(tenant_id) as connection:
-            rows = await connection.fetch(
-                _SQL[f"list_{state}_records"], tenant_id, entity.name, after, limit_ + 1
-            )
-        items = [_item(service, tenant_id, entity, from_columns(r[_BOOKKEEPING:])) for r in rows]
+        when = query.moment()
+        async with service.database.transaction(tenant_id, snapshot=True) as connection:
+            if when is None:
+                found = await connection.fetch(
+                    SQL[f"list_{state}_records"], tenant_id, entity.name, after, limit_ + 1
+                )
+                rows = [from_columns(row[BOOKKEEPING:]) for row in found]
+            else:
+                past = await _past(service, connection, tenant_id, when)
+                states = (ACTIVE, WAITING, DELETED) if state == "all" else (state,)
+                rows = await past.rows(entity.name, states, after, limit_ + 1)
+        items = [_item(service, tenant_id, entity, row) for row in rows]
         return page(items, limit_, cursor_of(items[limit_ - 1]["zoho_id"]) if items[limit_:] else None)
 
     @get(
@@ -77,20 +96,43 @@ def state_handlers(service: Service, entity: Entity) -> list[HTTPRouteHandler]:
         request: Request[Any, Any, Any],
         zoho_id: Annotated[str, PathParameter(examples=[Example(value="STUDENT_001")])],
         tenant: TenantHeader = None,
+        as_of: AsOf = None,
+        at_position: AtPosition = None,
     ) -> dict[str, Any]:
-        del tenant
-        Query(request, ())
+        del tenant, as_of, at_position  # documented here, read and checked below
+        when = Query(request, ("as_of", "at_position")).moment()
         tenant_id = tenant_of(request.scope["headers"], service.settings)
         zoho_id = id_in_path(request, f"/v1/{entity.plural}/")
         row = None
         if "\x00" not in zoho_id:
-            async with service.database.transaction(tenant_id) as connection:
-                row = await connection.fetchrow(_SQL["one_record"], tenant_id, entity.name, zoho_id)
+            async with service.database.transaction(tenant_id, snapshot=True) as connection:
+                if when is not None:
+                    past = await _past(service, connection, tenant_id, when)
+                    row = await past.row((entity.name, zoho_id))
+                elif found := await connection.fetchrow(SQL["one_record"], tenant_id, entity.name, zoho_id):
+                    row = from_columns(found[BOOKKEEPING:])
         if row is None:
-            raise ProblemError(404, f"The ledger of {tenant_id} knows no {entity.name} {zoho_id[:80]!r}.")
-        return _item(service, tenant_id, entity, from_columns(row[_BOOKKEEPING:]))
+            knows, then = ("knows", "") if when is None else ("knew", " then")
+            raise ProblemError(
+                404, f"The ledger of {tenant_id} {knows} no {entity.name} {zoho_id[:80]!r}{then}."
+            )
+        return _item(service, tenant_id, entity, row)
 
     return [list_records, one_record]
+
+
+async def _past(
+    service: Service, connection: Connection, tenant_id: str, when: tuple[int | None, int | None]
+) -> Past:
+    instant, position = when
+    return await Past.at(
+        connection,
+        tenant_id,
+        service.master_key,
+        service.projection,
+        instant=instant,
+        position=position,
+    )
 
 
 def _item(service: Service, tenant_id: str, entity: Entity, row: Row) -> dict[str, Any]:
@@ -113,11 +155,6 @@ def _item(service: Service, tenant_id: str, entity: Entity, row: Row) -> dict[st
     if entity.name in _MOODLE_ID:
         item[_MOODLE_ID[entity.name]] = None
     return item
-
-
-def waiting_for(row: Row) -> list[dict[str, str]]:
-    """[{"entity", "zoho_id"}]."""
-    return [{"entity": e, "zoho_id": i} for e, i in row.waiting_for]
 
 
 def _text(instant: int | None) -> str | None:

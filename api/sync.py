@@ -23,6 +23,7 @@ from ledger.errors import (
     DatabaseAwayError,
     KeyConflictError,
     KeyInFlightError,
+    OtherVersionError,
     QueueFullError,
     TooLargeError,
     UnreadableBodyError,
@@ -102,6 +103,14 @@ async def _sync(service: Service, entity: Entity, scope: Scope, receive: Receive
         raise ProblemError(
             503,
             f"The queue of tenant {tenant_id} is full: send the same request again.",
+            {"Retry-After": RETRY_AFTER_SECONDS},
+        ) from None
+    except OtherVersionError as error:
+        if not error.is_newer:
+            service.rebuild_soon(tenant_id)
+        raise ProblemError(
+            503,
+            f"The read models of tenant {tenant_id} are of another release: send the same request again.",
             {"Retry-After": RETRY_AFTER_SECONDS},
         ) from None
     except DatabaseAwayError:

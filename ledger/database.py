@@ -162,15 +162,16 @@ class Database:
             raise
 
     @asynccontextmanager
-    async def transaction(self, tenant_id: str) -> AsyncIterator[Connection]:
-        """A transaction that sees and writes one tenant's rows only.
+    async def transaction(self, tenant_id: str, *, snapshot: bool = False) -> AsyncIterator[Connection]:
+        """A transaction that sees and writes one tenant's rows only; with `snapshot` all its
+        statements see the ledger as it was at the first one.
 
         However long it takes, a database that hangs is noticed within two seconds.
         Raises `DatabaseAwayError`; then the outcome of a write is not known.
         """
         async with self.connection() as connection, self._watching(connection):
             try:
-                await connection.execute(begin(tenant_id))
+                await connection.execute(begin(tenant_id, snapshot=snapshot))
                 yield connection
             except (asyncio.CancelledError, DatabaseAwayError, *_AWAY):
                 connection.terminate()  # it may hang: nothing more is asked of it
@@ -217,11 +218,12 @@ class Database:
         self._repairing.add_done_callback(_report)
 
 
-def begin(tenant_id: str) -> str:
+def begin(tenant_id: str, *, snapshot: bool = False) -> str:
     """Opens a transaction and names its tenant in one round trip."""
     if not TENANT.fullmatch(tenant_id):
         raise ValueError(tenant_id)
-    return f"begin; select set_config('ledger.tenant', '{tenant_id}', true)"
+    level = " isolation level repeatable read" if snapshot else ""
+    return f"begin{level}; select set_config('ledger.tenant', '{tenant_id}', true)"
 
 
 def _report(task: asyncio.Task[None]) -> None:

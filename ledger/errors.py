@@ -9,6 +9,17 @@ class DatabaseAwayError(Exception):
     """The database cannot be reached, or the connection broke before the outcome was known."""
 
 
+class OtherVersionError(Exception):
+    """A tenant's read models are of another version of the inline projection: a process
+    with an older one must not write, one with a newer one rebuilds them first.
+    """
+
+    def __init__(self, tenant_id: str, found: int, own: int) -> None:
+        super().__init__(f"the read models of {tenant_id} are of version {found}, this process has {own}")
+        self.tenant_id = tenant_id
+        self.is_newer = found > own
+
+
 class QueueFullError(Exception):
     """A tenant's queue holds as much as it may."""
 

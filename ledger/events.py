@@ -21,6 +21,11 @@ UNUSABLE = 4
 SOURCES = ("sync", "webhook", "notification", "pull", "reconcile", "moodle", "cli")
 
 
+def stream_name(entity: str, zoho_id: str) -> str:
+    """The stream of a record's events: `student-<id>`."""
+    return f"{entity}-{zoho_id}"
+
+
 class Event(msgspec.Struct):
     """One row of `ledger.events`: the envelope in clear and the payload's bytes.
 

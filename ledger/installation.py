@@ -9,8 +9,10 @@ from collections.abc import Callable
 
 import asyncpg
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ledger import embedded, migrate
+from ledger.anchor import new_signing_key, read_signing_key
 from ledger.database import ConnectionSettings, Database, connect
 from ledger.errors import ConfigurationError, DatabaseAwayError
 from ledger.settings import Settings, decode_master_key
@@ -18,6 +20,7 @@ from ledger.store import create_tenant
 from ledger.vault import MasterKey
 
 APP_ROLE = "sync_ledger_app"
+SIGNING_KEY = "signing.pem"
 
 
 class Installation(msgspec.Struct):
@@ -27,6 +30,18 @@ class Installation(msgspec.Struct):
     master_key: MasterKey
     application: ConnectionSettings
     embedded: embedded.Embedded | None = None
+
+    def signing_key(self) -> Ed25519PrivateKey:
+        """The key that signs anchors. Raises `ConfigurationError`."""
+        given = self.settings.signing_key_file
+        file = given or self.settings.home / SIGNING_KEY
+        try:
+            pem = file.read_bytes()
+        except OSError as error:
+            raise ConfigurationError(
+                f"LEDGER_SIGNING_KEY_FILE: {file} cannot be read: {error.strerror}"
+            ) from None
+        return read_signing_key(pem, f"LEDGER_SIGNING_KEY_FILE: {file}")
 
     def database(self, *, size: int = 8) -> Database:
         """A pool under the application's role; not yet open."""
@@ -102,7 +117,10 @@ async def _open(
         await _require_key(own, master_key)
     finally:
         await own.close()
-    return Installation(settings, master_key, application, server)
+    installation = Installation(settings, master_key, application, server)
+    _make_signing_key(settings, tell)
+    installation.signing_key()
+    return installation
 
 
 async def _connect(settings: ConnectionSettings, variable: str) -> asyncpg.Connection:
@@ -211,6 +229,20 @@ async def _require_key(connection: asyncpg.Connection, master_key: MasterKey) ->
     if await connection.fetchval("select to_regclass('ledger.tenants')"):
         for row in await connection.fetch("select key_check from ledger.tenants"):
             master_key.require(row["key_check"])
+
+
+def _make_signing_key(settings: Settings, tell: Callable[[str], None]) -> None:
+    """Makes the key that signs anchors where none is named and none was made yet."""
+    if settings.signing_key_file is not None:
+        return
+    file = settings.home / SIGNING_KEY
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _, made = embedded.generated_secret(file, new_signing_key)
+    except OSError as error:
+        raise ConfigurationError(f"LEDGER_HOME: {file} cannot be used: {error.strerror}") from None
+    if made:
+        tell(f"made the signing key {file}: back it up, without it no anchor can be checked")
 
 
 def _master_key(settings: Settings, *, empty: bool, tell: Callable[[str], None]) -> MasterKey:

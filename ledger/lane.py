@@ -24,6 +24,7 @@ from ledger.errors import (
     DatabaseAwayError,
     KeyConflictError,
     KeyInFlightError,
+    OtherVersionError,
     QueueFullError,
 )
 from ledger.events import Event, RecordReceived
@@ -115,6 +116,10 @@ class Answer(msgspec.Struct):
 class Inline(Protocol):
     """An inline projection as the lane sees it. The view is its own business."""
 
+    @property
+    def version(self) -> int:
+        """Of its handler: rows that another version made are not to be added to."""
+
     def view(self) -> Any:
         """An empty view."""
 
@@ -191,7 +196,9 @@ class Lane:
         render: Render,
         *,
         ttl_seconds: int = 3600,
+        appended: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """`appended` is called with the tenant's name after each commit."""
         self._tenant = tenant_id
         self._database = database
         self._master_key = master_key
@@ -199,6 +206,7 @@ class Lane:
         self._inline = inline
         self._render = render
         self._ttl = ttl_seconds * clock.SECOND
+        self._appended = appended
         self._queue: deque[_Waiting] = deque()
         self._queued_records = 0
         self._queued_bytes = 0
@@ -225,7 +233,8 @@ class Lane:
         Raises `QueueFullError` at once, `KeyConflictError` where the key was used for
         another body, `KeyInFlightError` where the first request under the key is not
         answered in time, `DatabaseAwayError` where it could not be recorded (or the
-        outcome is not known: the same key tells).
+        outcome is not known: the same key tells), `OtherVersionError` where the read models
+        are not this process's to write.
         """
         if self._closing or self.is_full:
             raise QueueFullError(self._tenant)
@@ -368,7 +377,7 @@ class Lane:
                 # the connection may have broken before or behind the commit: the
                 # remembered answers and the events, read under the lock, tell which
                 await self._attempt(batch, lock=True, again=True)
-        except DatabaseAwayError as error:
+        except (DatabaseAwayError, OtherVersionError) as error:
             self._drop()
             for waiting in batch:
                 _fail(waiting, error)
@@ -425,7 +434,7 @@ class Lane:
         before = self._head
         now = clock.now()
         ready = await self._fold(batch, run, before, now)
-        after = Head(run.position, run.recorded_at, run.chain, before.generation)
+        after = Head(run.position, run.recorded_at, run.chain, before.generation, before.version)
         answer = OK
         if run.flush.events or run.answers:
             self._inline.write(run.view, run.results, run.flush)
@@ -438,6 +447,8 @@ class Lane:
                 self._drop()
             return False
         self._remember(run, after)
+        if run.flush.events:
+            self._appended(self._tenant)
         for waiting, outcome in ready:
             if isinstance(outcome, Exception):
                 _fail(waiting, outcome)
@@ -468,6 +479,8 @@ class Lane:
             if loaded.head is None:
                 await self._create_tenant(connection, lock=lock)
                 continue
+            if loaded.head.version != self._inline.version:
+                raise OtherVersionError(self._tenant, loaded.head.version, self._inline.version)
             if self._head != loaded.head:
                 # another process appended (or this is the first look): start over
                 self._drop()
@@ -504,10 +517,10 @@ class Lane:
 
     async def _create_tenant(self, connection: Connection, *, lock: bool) -> None:
         if lock:
-            await create_tenant(connection, self._tenant, self._master_key)
+            await create_tenant(connection, self._tenant, self._master_key, self._inline.version)
             return
         async with connection.transaction():
-            await create_tenant(connection, self._tenant, self._master_key)
+            await create_tenant(connection, self._tenant, self._master_key, self._inline.version)
 
     def _subject(self, run: _Run, record: Record) -> str | None:
         if record.zoho_id is not None:

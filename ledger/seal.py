@@ -7,7 +7,7 @@ import msgspec
 from ledger import digests, vault
 from ledger.codec import topic_of
 from ledger.digests import Macs
-from ledger.events import Event, RecordReceived
+from ledger.events import Event, RecordReceived, stream_name
 from ledger.vault import SubjectKey
 from ledger.zoho.entities import Entity
 from ledger.zoho.records import FUTURE, Record
@@ -37,7 +37,7 @@ def stream_of(record: Record, delivery_id: str, index: int) -> str:
     """`student-<id>`; each unusable record is a stream of its own."""
     if record.zoho_id is None:
         return f"quarantine-{delivery_id}-{index}"
-    return f"{record.entity}-{record.zoho_id}"
+    return stream_name(record.entity, record.zoho_id)
 
 
 def seal(

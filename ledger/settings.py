@@ -87,6 +87,7 @@ class Settings(msgspec.Struct, frozen=True):
     migrate_database_url: Secret | None = None
     pooled: bool = False
     master_key: Secret | None = None
+    signing_key_file: Path | None = None
     default_tenant: str = "default"
     tenants: Mapping[str, TenantSettings] = msgspec.field(default_factory=dict)
     idempotency_ttl_seconds: int = 3600
@@ -150,6 +151,7 @@ class _Reader:
             migrate_database_url=self._database("MIGRATE_DATABASE_URL"),
             pooled=self._choice("DB_POOLER", "none", ("none", "transaction")) == "transaction",
             master_key=self._master_key(),
+            signing_key_file=self._file("LEDGER_SIGNING_KEY_FILE"),
             default_tenant=default_tenant,
             tenants=self._tenants(default_tenant),
             idempotency_ttl_seconds=self._integer("IDEMPOTENCY_TTL_SECONDS", 3600, 0),
@@ -162,6 +164,10 @@ class _Reader:
 
     def _text(self, name: str, default: str) -> str:
         return self._values.get(name, "").strip() or default
+
+    def _file(self, name: str) -> Path | None:
+        text = self._text(name, "")
+        return Path(text).expanduser().absolute() if text else None
 
     def _choice(self, name: str, default: str, allowed: tuple[str, ...]) -> str:
         value = self._text(name, default).lower()

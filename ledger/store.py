@@ -40,6 +40,7 @@ class Head(msgspec.Struct, frozen=True):
     recorded_at: int
     chain: bytes
     generation: int
+    version: int = 1
 
 
 class Wanted(msgspec.Struct):
@@ -142,8 +143,24 @@ async def recorded_deliveries(connection: Connection, tenant_id: str, delivery_i
     return {row["id"] for row in rows}
 
 
-async def create_tenant(connection: Connection, tenant_id: str, master_key: MasterKey) -> None:
-    """Makes a tenant and its head where there is none. Needs a transaction."""
+async def wrapped_keys(connection: Connection, tenant_id: str, key_ids: Iterable[bytes]) -> list[Any]:
+    """(key_id, subject, wrapped) of those keys of the vault that are not destroyed."""
+    rows = await connection.fetch(
+        "select k.key_id, k.subject, k.wrapped from unnest($2::bytea[]) w (key_id) cross join lateral"
+        " (select * from vault.keys k where k.tenant_id = $1 and k.key_id = w.key_id limit 1) k"
+        " where k.wrapped is not null",
+        tenant_id,
+        list(key_ids),
+    )
+    return list(rows)
+
+
+async def create_tenant(
+    connection: Connection, tenant_id: str, master_key: MasterKey, version: int = 1
+) -> None:
+    """Makes a tenant and its head where there is none. Needs a transaction. `version` is
+    that of the inline projection that will fill its read models.
+    """
     await connection.execute(
         "insert into ledger.tenants (tenant_id, key_check) values ($1, $2) on conflict do nothing",
         tenant_id,
@@ -151,11 +168,12 @@ async def create_tenant(connection: Connection, tenant_id: str, master_key: Mast
     )
     await connection.execute("select set_config('ledger.tenant', $1, true)", tenant_id)
     await connection.execute(
-        "insert into ledger.heads (tenant_id, position, recorded_at, chain, generation)"
-        " values ($1, 0, $2, $3, 1) on conflict do nothing",
+        "insert into ledger.heads (tenant_id, position, recorded_at, chain, generation, version)"
+        " values ($1, 0, $2, $3, 1, $4) on conflict do nothing",
         tenant_id,
         0,
         chain.GENESIS,
+        version,
     )
 
 
@@ -233,7 +251,7 @@ class EventStore:
             )  # fmt: skip
             value = chain.link(value, (self._tenant, *columns))
             rows.append((*columns, value))
-        return rows, Head(position, instant, value, head.generation)
+        return rows, Head(position, instant, value, head.generation, head.version)
 
     async def select_events(
         self,

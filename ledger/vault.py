@@ -26,6 +26,10 @@ QUARANTINE_DAYS = 90
 _CHECK = b"sync-ledger master key"
 
 
+def _sealing_key(secret: bytes) -> bytes:
+    return blake2b(secret, digest_size=32, person=b"seal").digest()
+
+
 class SubjectKey:
     """One subject's key, unwrapped."""
 
@@ -34,7 +38,7 @@ class SubjectKey:
     def __init__(self, key_id: bytes, subject: str, secret: bytes) -> None:
         self.key_id = key_id
         self.subject = subject
-        self._seal = AESGCM(blake2b(secret, digest_size=32, person=b"seal").digest())
+        self._seal = AESGCM(_sealing_key(secret))
         self.mac_key = blake2b(secret, digest_size=32, person=b"mac").digest()
 
     def seal(self, plain: bytes, bound_to: bytes) -> bytes:
@@ -45,6 +49,11 @@ class SubjectKey:
     def open(self, sealed: bytes, bound_to: bytes) -> bytes:
         """The plain bytes. Raises `InvalidTag` where anything was altered."""
         return self._seal.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], bound_to)
+
+    @staticmethod
+    def opened(sealing_key: bytes, sealed: bytes, bound_to: bytes) -> bytes:
+        """The same for a key that is known by its 32 bytes alone (`MasterKey.sealing_key`)."""
+        return AESGCM(sealing_key).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], bound_to)
 
 
 def bound_to(tenant_id: str, stream: str, version: int) -> bytes:
@@ -94,7 +103,13 @@ class MasterKey:
 
     def unwrap(self, tenant_id: str, key_id: bytes, subject: str, wrapped: bytes) -> SubjectKey:
         """A key of the vault. Raises `InvalidTag` where it was altered or moved."""
-        secret = self._key.decrypt(
+        return SubjectKey(key_id, subject, self._unwrapped(tenant_id, key_id, wrapped))
+
+    def sealing_key(self, tenant_id: str, key_id: bytes, wrapped: bytes) -> bytes:
+        """The 32 bytes that open a subject's payloads: all that a reader needs of its key."""
+        return _sealing_key(self._unwrapped(tenant_id, key_id, wrapped))
+
+    def _unwrapped(self, tenant_id: str, key_id: bytes, wrapped: bytes) -> bytes:
+        return self._key.decrypt(
             wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], tenant_id.encode() + b"\0" + key_id
         )
-        return SubjectKey(key_id, subject, secret)

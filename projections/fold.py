@@ -7,13 +7,13 @@ read from its payload (None where its key was destroyed).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from ledger import digests
 from ledger.digests import Macs
-from ledger.events import DELETION, NOT_APPROVED, UNUSABLE, Event, RecordReceived
+from ledger.events import DELETION, NOT_APPROVED, UNUSABLE, Event
 from ledger.zoho.entities import Entities, Entity, Field
 from projections.state import (
     ACTIVE,
@@ -33,6 +33,14 @@ MISSING = "missing"
 
 _decode_refs = msgspec.json.Decoder(dict[str, str | None]).decode
 _decode_problems = msgspec.json.Decoder(list[tuple[str, str]]).decode
+
+
+class Values(Protocol):
+    """What a fold reads of a payload: the canonical values that came."""
+
+    @property
+    def values(self) -> dict[str, str | None]:
+        """Field -> text or null."""
 
 
 class Effect(msgspec.Struct, frozen=True):
@@ -78,6 +86,14 @@ class CurrentState:
         """Whether this projection knows the event's topic and entity."""
         return event.topic.startswith("RecordReceived.v") and (event.entity or "") in self._entities
 
+    def needs_of(self, event: Event) -> set[Name]:
+        """The records that an event names and that its record may have to wait for."""
+        if not event.refs or not self.handles(event):
+            return set()
+        refs = _decode_refs(event.refs)
+        needs = self._rules[event.entity or ""].needs
+        return {(f.refers, value) for f in needs if f.refers and (value := refs.get(f.name))}
+
     def reads(self, name: Name, refs: dict[str, str | None], *, deletion: bool, view: View) -> Reads:
         """What applying a record's event may look at: its own row, what it needs, and
         its dependents where it may come or go.
@@ -104,7 +120,7 @@ class CurrentState:
                 ]
         return wanted
 
-    def apply(self, view: View, event: Event, payload: RecordReceived | None) -> Outcome:
+    def apply(self, view: View, event: Event, payload: Values | None) -> Outcome:
         """Folds one event into the view. Raises `UndeclaredError` where a row that
         `reads` did not name is needed.
         """
@@ -131,7 +147,7 @@ class CurrentState:
         row: Row,
         event: Event,
         rules: _Rules,
-        payload: RecordReceived | None,
+        payload: Values | None,
         problems: list[tuple[str, str]],
     ) -> Outcome:
         merged = _Merge(rules, row, event, payload)
@@ -255,8 +271,10 @@ class _Rules:
 class _Merge:
     """A record laid over the state: absent fields keep what the state has."""
 
-    def __init__(self, rules: _Rules, row: Row, event: Event, payload: RecordReceived | None) -> None:
+    def __init__(self, rules: _Rules, row: Row, event: Event, payload: Values | None) -> None:
         self._rules, self._row, self._event = rules, row, event
+        self.fields: dict[str, str | None]
+        self.macs: Macs
         came, provisional = digests.unpack(event.content_mac or b"")
         # digests under another key cannot be compared: the event then carries all it needs
         self._comparable = row.key_id == event.key_id or not row.macs
@@ -268,7 +286,11 @@ class _Merge:
         self._stand_ins = stand_ins
         if stand_ins or provisional:
             self._stand_ins = frozenset(n for n in stand_ins if n not in came) | provisional & came.keys()
-        self.macs: Macs = {**base, **came}
+        self._same = self._comparable and came.items() <= base.items()
+        if self._same:  # the record says what the state says: nothing needs to be opened
+            self.macs, self.fields = row.macs, row.fields
+            return
+        self.macs = {**base, **came}
         refs = _decode_refs(event.refs) if event.refs else {}
         given = payload.values if payload is not None else {}
         fields = dict(row.fields)
@@ -290,6 +312,8 @@ class _Merge:
 
     def changes(self) -> dict[str, tuple[str | None, str | None]]:
         """Each canonical field that differs: (old, new)."""
+        if self._same:
+            return {}
         old, new = self._row.fields, self.fields
         return {f.name: (old.get(f.name), new.get(f.name)) for f in self._rules.fields if self._differs(f)}
 

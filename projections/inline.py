@@ -21,6 +21,11 @@ class InlineState:
         self._entities = entities
         self._projection = projection or CurrentState(entities)
 
+    @property
+    def version(self) -> int:
+        """The version of the fold."""
+        return self._projection.version
+
     def view(self) -> View:
         """An empty view."""
         return View()

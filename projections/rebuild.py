@@ -1,101 +1,384 @@
-"""Replay: the same fold over all events from the first one, into rows of its own."""
+"""Rebuilding read models beside the live ones, and comparing them with the live ones.
+
+A rebuild folds all events into the rows of a new generation while traffic goes on, and
+makes it live by one update of the tenant's head row, under the lock that orders
+appends. What it has written so far survives it: one that was killed goes on from its
+last complete position.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
 
-from ledger import vault
-from ledger.codec import decode
-from ledger.database import Database
-from ledger.events import Event, RecordReceived
-from ledger.queries import load_queries
-from ledger.store import EventStore
-from ledger.vault import MasterKey, SubjectKey
+from ledger import clock
+from ledger.database import Connection, Database
+from ledger.errors import DatabaseAwayError
+from ledger.events import Event
+from ledger.unseal import Unsealer
+from ledger.vault import MasterKey
 from projections.fold import CurrentState, outcome_columns
-from projections.state import WholeView, to_columns
+from projections.followers import (
+    Follower,
+    Item,
+    Lease,
+    LeaseLostError,
+    checkpoint_of,
+    items_behind,
+    move,
+    tenants,
+)
+from projections.queries import SQL
+from projections.replay import Folding, pages, parked_positions
+from projections.state import from_columns, to_columns
 
-_SQL = load_queries("projections")
-
-
-class Rebuilt(msgspec.Struct):
-    """Read-model rows as a replay gives them, in the order of the types `ledger.*_v1`."""
-
-    records: set[tuple[Any, ...]]
-    links: set[tuple[Any, ...]]
-    outcomes: set[tuple[Any, ...]]
-
-
-class Unsealer:
-    """Opens sealed payloads with the vault's keys; None where a key was destroyed."""
-
-    def __init__(self, database: Database, tenant_id: str, master_key: MasterKey) -> None:
-        self._database = database
-        self._tenant = tenant_id
-        self._master_key = master_key
-        self._keys: dict[bytes, SubjectKey] = {}
-
-    async def learn(self, key_ids: set[bytes]) -> None:
-        """Reads the keys that are not known yet."""
-        wanted = [key_id for key_id in key_ids if key_id not in self._keys]
-        if not wanted:
-            return
-        async with self._database.transaction(self._tenant) as connection:
-            rows = await connection.fetch(_SQL["keys_by_id"], self._tenant, wanted)
-        for key_id, subject, wrapped in rows:
-            self._keys[key_id] = self._master_key.unwrap(self._tenant, key_id, subject, wrapped)
-
-    def payload(self, event: Event) -> bytes | None:
-        """The payload in clear, None where its key was destroyed."""
-        return self.open(event.key_id, event.payload, event.tenant_id, event.stream, event.version)
-
-    def open(
-        self, key_id: bytes | None, payload: bytes, tenant_id: str, stream: str, version: int
-    ) -> bytes | None:
-        """The same for the columns of an event."""
-        if key_id is None:
-            return payload
-        key = self._keys.get(key_id)
-        return None if key is None else key.open(payload, vault.bound_to(tenant_id, stream, version))
+SAVE_SECONDS = 60.0
+"""So often the state that a rebuild has come to is written, so that a crash costs no more."""
+NEARLY = 1_000
+"""So few events are left to the transaction that holds the head's lock."""
+LEASE_SECONDS = 10.0
+_CHUNK = 5_000  # rows a statement
+_NO_GENERATION = 2**31 - 1
 
 
-async def pages(database: Database, tenant_id: str, master_key: MasterKey) -> AsyncIterator[list[Event]]:
-    """Every event of a tenant by position, page by page."""
-    store = EventStore(database, tenant_id, master_key)
-    after = 0
-    while page := await store.events(after):
-        yield page
-        after = page[-1].position
+class Progress(msgspec.Struct, frozen=True):
+    """How far a replay of one tenant has come."""
+
+    tenant_id: str
+    position: int
+    head: int
 
 
-async def rebuild(
-    database: Database, tenant_id: str, master_key: MasterKey, projection: CurrentState
-) -> Rebuilt:
-    """Folds all events of a tenant from nothing. An event that is parked stays unapplied, as it
-    is in the live rows.
+Tell = Callable[[Progress], None]
+
+
+class ReplayRunningError(Exception):
+    """Another process replays this tenant."""
+
+    def __init__(self, tenant_id: str) -> None:
+        super().__init__(f"another replay of tenant {tenant_id} is under way: let it end, then try again")
+
+
+class Replay(msgspec.Struct):
+    """What all kinds of replays of one tenant work with."""
+
+    database: Database
+    tenant_id: str
+    master_key: MasterKey
+    projection: CurrentState
+    followers: Sequence[Follower] = ()
+    tell: Tell = lambda _: None
+
+
+class Rebuild:
+    """One rebuild of the state and of the followers that read its outcomes.
+
+    `retry_parked`: events that are parked are applied again, at their own positions;
+    without it they stay unapplied.
     """
-    async with database.transaction(tenant_id) as connection:
-        rows = await connection.fetch(_SQL["parked"], tenant_id, projection.name)
-    parked = {row["position"] for row in rows}
-    view = WholeView()
-    unsealer = Unsealer(database, tenant_id, master_key)
-    outcomes: set[tuple[Any, ...]] = set()
-    async for page in pages(database, tenant_id, master_key):
-        await unsealer.learn({e.key_id for e in page if e.key_id is not None})
+
+    def __init__(self, replay: Replay, *, retry_parked: bool = False) -> None:
+        self._replay = replay
+        self._tenant = replay.tenant_id
+        self._retry = retry_parked
+        self._lease = Lease(replay.tenant_id, "rebuild", seconds=LEASE_SECONDS)
+        self._generation = 0
+        self._saved = 0
+        self._position = 0
+        self._outcomes: list[tuple[Any, ...]] = []
+        self._batches = [follower.batch() for follower in replay.followers]
+        self._folding = Folding(replay.projection, Unsealer(replay.tenant_id, replay.master_key))
+
+    async def run(self) -> int:
+        """Rebuilds and switches; answers how many events were folded.
+
+        Raises `ReplayRunningError`, `DatabaseAwayError`.
+        """
+        database, tenant_id = self._replay.database, self._tenant
+        await take_or_wait(database, self._lease, tenant_id)
+        keeper = asyncio.create_task(self._keep_lease())
+        try:
+            await self._resume_or_begin()
+            started_at = self._position
+            await self._follow()
+            await self._switch()
+            return self._position - started_at
+        finally:
+            keeper.cancel()
+            async with database.transaction(tenant_id) as connection:
+                await self._lease.give_back(connection)
+
+    async def _keep_lease(self) -> None:
+        """Renews while a page is long in coming; where that fails, so does the next write."""
+        while True:
+            await asyncio.sleep(LEASE_SECONDS / 3)
+            with contextlib.suppress(DatabaseAwayError, LeaseLostError):
+                await self._renew()
+
+    async def _renew(self) -> None:
+        async with self._replay.database.transaction(self._tenant) as connection:
+            await self._lease.renew(connection)
+
+    async def _resume_or_begin(self) -> None:
+        database, tenant_id, version = self._replay.database, self._tenant, self._replay.projection.version
+        async with database.transaction(tenant_id) as connection:
+            head = await connection.fetchrow(SQL["head"], tenant_id)
+            assert head is not None
+            left = await connection.fetchrow(SQL["rebuild"], tenant_id)
+            live = head["generation"]
+            parked = (
+                set()
+                if self._retry
+                else await parked_positions(connection, tenant_id, self._replay.projection)
+            )
+        unsealer = Unsealer(tenant_id, self._replay.master_key)
+        self._folding = Folding(self._replay.projection, unsealer, parked)
+        if left is not None and left["version"] == version and left["generation"] > live and not self._retry:
+            self._generation, self._position = left["generation"], left["position"]
+            await remove_generations(database, tenant_id, keep={live, self._generation})
+            await self._load()
+            self._saved = self._position
+            return
+        self._generation = max(live, left["generation"] if left else 0) + 1
+        async with database.transaction(tenant_id) as connection:
+            await self._lease.renew(connection)
+            await connection.execute(SQL["begin_rebuild"], tenant_id, self._generation, version)
+        await remove_generations(database, tenant_id, keep={live})
+        for follower in self._replay.followers:
+            async with database.transaction(tenant_id) as connection:
+                name = checkpoint_of(follower, self._generation)
+                await connection.execute(SQL["forget_checkpoint"], tenant_id, name)
+
+    async def _load(self) -> None:
+        """The state that a killed rebuild had saved."""
+        database, tenant_id, generation = self._replay.database, self._tenant, self._generation
+        view = self._folding.view
+        async with database.transaction(tenant_id) as connection:
+            await self._lease.renew(connection)
+            await connection.execute(SQL["outcomes_behind"], tenant_id, generation, self._position)
+        async for columns in rows_of(database, tenant_id, "records_of", generation, ("", "")):
+            row = from_columns(columns[2:])
+            view.rows[row.name] = row
+        async for link in rows_of(database, tenant_id, "links_of", generation, ("", "", "", "")):
+            view.dependents.setdefault((link[0], link[1]), set()).add((link[2], link[3]))
+
+    async def _follow(self) -> None:
+        """Folds page after page until the head is near."""
+        replay, tenant_id = self._replay, self._tenant
+        unsealer = self._folding.unsealer
+        save_at = time.monotonic() + SAVE_SECONDS
+        while True:
+            head = await self._head()
+            if head - self._position <= NEARLY and self._saved and head - self._saved <= 2 * NEARLY:
+                return
+            async for page in pages(
+                replay.database, tenant_id, replay.master_key, unsealer, self._position, head
+            ):
+                self._fold(page)
+                await self._write_outcomes()
+                replay.tell(Progress(tenant_id, self._position, head))
+                if time.monotonic() > save_at:
+                    await self._save()
+                    save_at = time.monotonic() + SAVE_SECONDS
+            await self._save()
+            if not head:
+                return
+
+    async def _head(self) -> int:
+        async with self._replay.database.transaction(self._tenant) as connection:
+            row = await connection.fetchrow(SQL["head"], self._tenant)
+        return int(row["position"]) if row else 0
+
+    def _fold(self, page: Iterable[Event]) -> None:
+        folding, add = self._folding, self._outcomes.extend
+        pairs = list(zip(self._replay.followers, self._batches, strict=True))
         for event in page:
-            if not projection.handles(event):
+            self._position = event.position
+            outcome = folding.fold(event)
+            if outcome is None:
                 continue
-            plain = unsealer.payload(event)
-            payload: RecordReceived | None = None if plain is None else decode(event.topic, plain)
-            if event.position in parked:
-                outcome = projection.fail(view, event)
-            else:
-                outcome = projection.apply(view, event, payload)
-            outcomes.update(outcome_columns(outcome, event))
-    return Rebuilt(
-        {to_columns(row) for row in view.rows.values() if row is not None},
-        {(*needed, *dependent) for needed, ds in view.dependents.items() for dependent in ds},
-        outcomes,
-    )
+            add(outcome_columns(outcome, event))
+            item = Item(event.position, event.stream, event.recorded_at, event.entity or "", outcome.status)
+            for follower, batch in pairs:
+                follower.apply(batch, item)
+
+    async def _write_outcomes(self) -> None:
+        outcomes, self._outcomes = self._outcomes, []
+        async with self._replay.database.transaction(self._tenant) as connection:
+            await self._insert(connection, "add_outcomes", outcomes)
+
+    async def _insert(self, connection: Connection, name: str, rows: Sequence[Any]) -> None:
+        for at in range(0, len(rows), _CHUNK):
+            await connection.execute(SQL[name], self._tenant, self._generation, rows[at : at + _CHUNK])
+
+    async def _save(self) -> None:
+        """Writes all that has changed since the last time, and that it is complete."""
+        async with self._replay.database.transaction(self._tenant) as connection:
+            await self._lease.renew(connection)
+            await self._write(connection)
+
+    async def _write(self, connection: Connection) -> None:
+        tenant_id, generation, view = self._tenant, self._generation, self._folding.view
+        await self._insert(connection, "add_outcomes", self._outcomes)
+        changed = list(view.changed)
+        for at in range(0, len(changed) if self._saved else 0, _CHUNK):
+            names = changed[at : at + _CHUNK]
+            await connection.execute(
+                SQL["remove_records"], tenant_id, generation, [e for e, _ in names], [i for _, i in names]
+            )
+        for at in range(0, len(changed), _CHUNK):
+            rows = [to_columns(row) for name in changed[at : at + _CHUNK] if (row := view.rows[name])]
+            await self._insert(connection, "add_records", rows)
+        if self._saved:
+            gone = [(*needed, *dependent) for needed, dependent in view.unlinked]
+            await self._insert(connection, "remove_links", gone)
+        new = [(*needed, *dependent) for needed, dependent in view.linked]
+        await self._insert(connection, "add_links", new)
+        for index, follower in enumerate(self._replay.followers):
+            await follower.write(connection, tenant_id, generation, self._batches[index])
+            if self._position > self._saved:
+                await move(connection, tenant_id, follower, generation, self._saved, self._position)
+        await connection.execute(SQL["save_rebuild"], tenant_id, self._position)
+        self._batches = [follower.batch() for follower in self._replay.followers]
+        self._outcomes = []
+        self._saved = self._position
+        view.changed.clear()
+        view.linked.clear()
+        view.unlinked.clear()
+
+    async def _switch(self) -> None:
+        """Under the head's lock: the last events, then the new generation is live."""
+        replay, tenant_id = self._replay, self._tenant
+        async with replay.database.transaction(tenant_id) as connection:
+            await self._lease.renew(connection)
+            head = await connection.fetchrow(SQL["lock_head"], tenant_id)
+            assert head is not None
+            rows = await connection.fetch(SQL["events_behind"], tenant_id, self._position, None)
+            events = [Event(*row) for row in rows]
+            await self._folding.unsealer.learn(connection, {e.key_id for e in events})
+            if not self._retry:  # an event that was parked meanwhile stays unapplied too
+                parked = await parked_positions(connection, tenant_id, replay.projection)
+                self._folding.leave_out(parked)
+            self._fold(events)
+            await self._write(connection)
+            await self._park(connection)
+            await connection.execute(
+                SQL["switch_generation"], tenant_id, self._generation, replay.projection.version
+            )
+            await connection.execute(SQL["end_rebuild"], tenant_id)
+        replay.tell(Progress(tenant_id, self._position, self._position))
+        await remove_generations(replay.database, tenant_id, keep={self._generation})
+        for follower in replay.followers:
+            async with replay.database.transaction(tenant_id) as connection:
+                name = checkpoint_of(follower, head["generation"])
+                await connection.execute(SQL["forget_checkpoint"], tenant_id, name)
+
+    async def _park(self, connection: Connection) -> None:
+        """What the new generation could not apply is parked, and nothing else."""
+        tenant_id, name = self._tenant, self._replay.projection.name
+        failed = await connection.fetch(SQL["failed_positions"], tenant_id, self._generation)
+        await connection.execute(SQL["unpark_others"], tenant_id, name, [row["position"] for row in failed])
+        reasons = {position: reason for _, position, reason in self._folding.failed}
+        for row in failed:
+            reason = reasons.get(row["position"], "failed")
+            place = (tenant_id, name, row["stream"], row["position"])
+            await connection.execute(SQL["park"], *place, reason, clock.now())
+
+
+async def outdated(database: Database, default_tenant: str, projection: CurrentState) -> list[str]:
+    """Tenants whose read models an older version of the projection has made."""
+    found = []
+    for tenant_id in await tenants(database, default_tenant):
+        async with database.transaction(tenant_id) as connection:
+            head = await connection.fetchrow(SQL["head"], tenant_id)
+        if head is not None and head["version"] < projection.version:
+            found.append(tenant_id)
+    return found
+
+
+async def remove_generations(database: Database, tenant_id: str, keep: set[int]) -> None:
+    """Removes the rows of all other generations, a piece at a time."""
+    kept = sorted(keep)
+    ranges = zip([-1, *kept], [*kept, _NO_GENERATION], strict=True)
+    for above, below in ranges:
+        for table in ("records", "links", "outcomes", "summary"):
+            done = "DELETE 1"
+            while done != "DELETE 0":
+                async with database.transaction(tenant_id) as connection:
+                    done = await connection.execute(
+                        f"delete from ledger.{table} where ctid = any (array(select ctid from ledger.{table}"
+                        " where tenant_id = $1 and generation > $2 and generation < $3 limit 20000))",
+                        tenant_id,
+                        above,
+                        below,
+                    )
+
+
+async def take_or_wait(database: Database, lease: Lease, tenant_id: str) -> None:
+    """Takes a lease; one whose owner was killed runs out soon. Raises `ReplayRunningError`
+    where its owner lives.
+    """
+    give_up = time.monotonic() + 1.5 * LEASE_SECONDS
+    while True:
+        async with database.transaction(tenant_id) as connection:
+            if await lease.take(connection):
+                return
+        if time.monotonic() > give_up:
+            raise ReplayRunningError(tenant_id)
+        await asyncio.sleep(LEASE_SECONDS / 20)
+
+
+async def rebuild_follower(replay: Replay, follower: Follower) -> int:
+    """Counts one follower's rows anew and puts them in the place of the old ones in one
+    transaction. Answers how many items it applied. Raises `ReplayRunningError`.
+    """
+    database, tenant_id = replay.database, replay.tenant_id
+    lease = Lease(tenant_id, follower.name, seconds=LEASE_SECONDS)
+    await take_or_wait(database, lease, tenant_id)
+    async with database.transaction(tenant_id) as connection:
+        head = await connection.fetchrow(SQL["head"], tenant_id)
+    if head is None:
+        return 0
+    generation, until = head["generation"], head["position"]
+    batch, reached, applied = follower.batch(), 0, 0
+    while reached < until:
+        async with database.transaction(tenant_id) as connection:
+            await lease.renew(connection)
+            items = await items_behind(connection, tenant_id, generation, reached, until, _CHUNK)
+        for item in items:
+            follower.apply(batch, item)
+        applied += len(items)
+        reached = items[-1].position if len(items) == _CHUNK else until
+        replay.tell(Progress(tenant_id, reached, until))
+    async with database.transaction(tenant_id) as connection:
+        await lease.renew(connection)
+        await connection.execute(SQL["unpark_all"], tenant_id, follower.name)
+        await connection.execute(SQL["forget_checkpoint"], tenant_id, checkpoint_of(follower, generation))
+        await follower.forget(connection, tenant_id, generation)
+        await follower.write(connection, tenant_id, generation, batch)
+        if until:
+            await move(connection, tenant_id, follower, generation, 0, until)
+        await lease.give_back(connection)
+    return applied
+
+
+async def rows_of(
+    database: Database, tenant_id: str, name: str, generation: int, after: tuple[str, ...]
+) -> AsyncIterator[Any]:
+    """Rows of a generation in order, page by page; the key comes first in `links_of`, third
+    in `records_of`.
+    """
+    start = 2 if name == "records_of" else 0
+    while True:
+        async with database.transaction(tenant_id) as connection:
+            rows = await connection.fetch(SQL[name], tenant_id, generation, *after, _CHUNK)
+        for row in rows:
+            yield row
+        if len(rows) < _CHUNK:
+            return
+        after = tuple(rows[-1][start : start + len(after)])

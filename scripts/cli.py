@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
 from ledger import settings as configuration
 from ledger.errors import ConfigurationError, DatabaseAwayError
 
+Tenant = Annotated[str | None, Parameter(help="one college (default: all of them)")]
+Json = Annotated[bool, Parameter(name="--json", negative="", help="one JSON document")]
+
 app = App(
     name="sync-ledger",
     help="Carries a college's data from Zoho CRM to Moodle, and can prove it.",
     result_action="return_value",
 )
+app.command("scripts.audit:app", name="audit")
 
 
 @app.command
@@ -37,12 +43,89 @@ def serve(
     return server.serve(configuration.load(), host, port, workers)
 
 
+@app.command
+def replay(
+    *,
+    projection: Annotated[
+        Literal["state", "summary"] | None, Parameter(help="one of them alone (state carries summary)")
+    ] = None,
+    tenant: Tenant = None,
+    check: Annotated[
+        bool, Parameter(negative="", help="compare with the live rows instead; exit 1 where they differ")
+    ] = False,
+    parked: Annotated[
+        bool, Parameter(negative="", help="apply parked events again, at their positions")
+    ] = False,
+    jobs: Annotated[int | None, Parameter(help="tenants at once (default: processors)")] = None,
+    json: Json = False,
+) -> int:
+    """Rebuild read models from the events beside the live ones, then switch; traffic goes on.
+
+    Example: sync-ledger replay --tenant amman --check
+    """
+    from scripts.opened import CommandError, run
+    from scripts.replaying import Work, replay_all
+
+    if check and parked:
+        raise CommandError("--check compares and --parked changes: use one of them")
+    if parked and projection == "summary":
+        raise CommandError("--parked applies the events of every projection: leave --projection out")
+    if jobs is not None and jobs < 1:
+        raise CommandError(f"--jobs is {jobs}: use 1 or more")
+    work = Work(projection, check, parked)
+    return run(lambda ledger: replay_all(ledger, tenant, work, jobs, as_json=json))
+
+
+@app.command
+def verify(
+    *,
+    tenant: Tenant = None,
+    anchor: Annotated[Path | None, Parameter(help="check against this signed head, too")] = None,
+    json: Json = False,
+) -> int:
+    """Prove that no event was altered, removed or inserted; exit 1 names the first bad position.
+
+    Example: sync-ledger verify --anchor /mnt/safe/2026-09.anchor
+    """
+    from scripts.opened import run
+    from scripts.proof import verify_all
+
+    return run(lambda ledger: verify_all(ledger, tenant, anchor, as_json=json))
+
+
+@app.command
+def anchor(file: Path, /, *, tenant: Tenant = None) -> int:
+    """Write a signed head, to be kept out of reach of whoever has power over the database.
+
+    Example: sync-ledger anchor /mnt/safe/2026-09.anchor
+    """
+    from scripts.opened import run
+    from scripts.proof import anchor_all
+
+    return run(lambda ledger: anchor_all(ledger, file, tenant))
+
+
+@app.command
+def tenants(*, tenant: Tenant = None, json: Json = False) -> int:
+    """List the colleges of this installation: since when, how many events, what is parked.
+
+    Example: sync-ledger tenants --json
+    """
+    from scripts.listing import list_tenants
+    from scripts.opened import run
+
+    return run(lambda ledger: list_tenants(ledger, tenant, as_json=json))
+
+
 def main() -> None:
     """Runs one command. Exit 0 done, 1 failed, 130 Ctrl-C; errors are one line on stderr."""
     try:
         code = app(exit_on_error=False, print_error=False)
     except KeyboardInterrupt:
         code = 130
+    except BrokenPipeError:  # whoever read our output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
     except (ConfigurationError, DatabaseAwayError) as error:
         print(f"sync-ledger: {error}", file=sys.stderr)
         code = 1

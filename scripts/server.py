@@ -24,6 +24,9 @@ from ledger.errors import ConfigurationError
 from ledger.installation import Installation, open_installation
 from ledger.zoho.entities import ENTITIES
 from ledger.zoho.records import check_mappings
+from projections.fold import CurrentState
+from projections.rebuild import Rebuild, Replay, outdated
+from projections.summary import Summary
 
 SHUTDOWN_SECONDS = 8
 BACKLOG = 2048
@@ -129,7 +132,7 @@ def serve(settings: configuration.Settings, host: str, port: int, workers: int) 
     """Serves until SIGINT or SIGTERM. Raises `ConfigurationError`."""
     check_mappings(ENTITIES, settings.tenants)
     sockets = bind(host, port)
-    installation = asyncio.run(open_installation(settings, tell))
+    installation = asyncio.run(_open(settings))
     names = ", ".join(url_of(s) for s in sockets)
     tell(f"serving on {names} (documentation: {url_of(sockets[0])}/docs)")
     config = config_for(WorkerApp(settings, os.getpid()), workers)
@@ -137,6 +140,27 @@ def serve(settings: configuration.Settings, host: str, port: int, workers: int) 
         return run(config, sockets)
     finally:
         installation.close()
+
+
+async def _open(settings: configuration.Settings) -> Installation:
+    """Opens the ledger, and first rebuilds what an older release has made of it: the older
+    processes serve meanwhile.
+    """
+    installation = await open_installation(settings, tell)
+    database = installation.database()
+    await database.open()
+    try:
+        projection = CurrentState(ENTITIES)
+        for tenant_id in await outdated(database, settings.default_tenant, projection):
+            tell(f"rebuilding the read models of tenant {tenant_id}")
+            replay = Replay(database, tenant_id, installation.master_key, projection, [Summary()])
+            await Rebuild(replay).run()
+    except BaseException:
+        installation.close()
+        raise
+    finally:
+        await database.close()
+    return installation
 
 
 def config_for(app: Any, workers: int) -> uvicorn.Config:

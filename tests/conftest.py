@@ -42,6 +42,17 @@ def home() -> Iterator[Path]:
     shutil.rmtree(home, ignore_errors=True)
 
 
+@pytest.fixture
+def own_home() -> Iterator[Path]:
+    """A LEDGER_HOME that nobody uses yet."""
+    home = fresh_home()
+    yield home
+    embedded = Embedded(home)
+    if embedded.is_ready():  # whatever a failed test left
+        embedded.start()
+        embedded.stop_using()
+
+
 @pytest.fixture(scope="session")
 def installation(home: Path) -> Iterator[Installation]:
     """The session's ledger, migrated."""

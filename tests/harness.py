@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
+import msgspec
 
 from api.answers import renderer
 from ledger.database import Database
@@ -24,12 +25,49 @@ from ledger.installation import Installation
 from ledger.lane import Answer, Delivery, Lane
 from ledger.seal import Origin
 from ledger.settings import TenantSettings
+from ledger.unseal import Unsealer
+from ledger.vault import MasterKey
 from ledger.zoho.entities import ENTITIES, Entities
 from ledger.zoho.payloads import read_payload
 from ledger.zoho.records import Reader
-from projections.fold import CurrentState
+from projections.fold import CurrentState, outcome_columns
 from projections.inline import InlineState
-from projections.rebuild import Rebuilt, rebuild
+from projections.replay import Folding, pages, parked_positions
+from projections.state import to_columns
+
+
+class Rebuilt(msgspec.Struct):
+    """Read-model rows as a replay from nothing gives them, in the order of `ledger.*_v1`."""
+
+    records: set[tuple[Any, ...]]
+    links: set[tuple[Any, ...]]
+    outcomes: set[tuple[Any, ...]]
+
+
+async def rebuild(
+    database: Database,
+    tenant_id: str,
+    master_key: MasterKey,
+    projection: CurrentState,
+    until: int | None = None,
+) -> Rebuilt:
+    """Folds all events of a tenant, or those up to a position."""
+    async with database.transaction(tenant_id) as connection:
+        parked = await parked_positions(connection, tenant_id, projection)
+    unsealer = Unsealer(tenant_id, master_key)
+    folding = Folding(projection, unsealer, parked)
+    outcomes: set[tuple[Any, ...]] = set()
+    async for page in pages(database, tenant_id, master_key, unsealer, 0, until):
+        for event in page:
+            if (outcome := folding.fold(event)) is not None:
+                outcomes.update(outcome_columns(outcome, event))
+    view = folding.view
+    return Rebuilt(
+        {to_columns(row) for row in view.rows.values() if row is not None},
+        {(*needed, *dependent) for needed, ds in view.dependents.items() for dependent in ds},
+        outcomes,
+    )
+
 
 ROOT = Path(__file__).resolve().parent.parent
 

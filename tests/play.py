@@ -2,12 +2,15 @@
 
 In an expectation objects match key by key (further keys are fine), arrays match in
 length and order, `"$any"` matches anything, `{"$absent": true}` wants the key
-missing, `{"$same": N}` wants the whole body of step N.
+missing, `{"$same": N}` wants the whole body of step N, and `"$NAME"` in a path or a value
+is what a former step's `keep: {"NAME": "results.0.position"}` found.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -36,11 +39,32 @@ def difference(want: Any, got: Any, at: str = "$") -> str | None:
     return None if want == got else f"{at}: wanted {want!r}, got {got!r}"
 
 
+def fill(value: Any, kept: dict[str, Any]) -> Any:
+    """A request or an expectation with what former steps have found."""
+    if isinstance(value, dict):
+        return {key: fill(inner, kept) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [fill(inner, kept) for inner in value]
+    if not isinstance(value, str):
+        return value
+    if value.startswith("/"):
+        return re.sub(r"\$([A-Z]+)", lambda found: quote(str(kept[found[1]]), safe=""), value)
+    return kept.get(value.removeprefix("$"), value) if value.startswith("$") else value
+
+
+def dig(body: Any, path: str) -> Any:
+    """`results.0.position` of a body."""
+    for part in path.split("."):
+        body = body[int(part) if part.isdigit() else part]
+    return body
+
+
 def play(client: httpx.Client, tenant: str, steps: list[dict[str, Any]]) -> str | None:
     """Plays the steps; the first difference, None where everything holds."""
     bodies: list[Any] = []
+    kept: dict[str, Any] = {}
     for number, step in enumerate(steps):
-        request, want = step["request"], step["expect"]
+        request, want = fill(step["request"], kept), fill(step["expect"], kept)
         headers = {"X-Tenant-ID": tenant + request.get("tenant", ""), **request.get("headers", {})}
         has_body = "body" in request or "raw" in request
         response = client.request(
@@ -62,4 +86,5 @@ def play(client: httpx.Client, tenant: str, steps: list[dict[str, Any]]) -> str 
                 return f"step {number}: body differs from step {expected['$same']}"
         elif why := difference(expected, got):
             return f"step {number}: {why}"
+        kept |= {name: dig(got, path) for name, path in step.get("keep", {}).items()}
     return None

@@ -15,13 +15,15 @@ create table ledger.tenants (
 
 -- Where a tenant's history ends. The row lock orders all appends of the tenant,
 -- so positions are contiguous. `chain` is the digest chain's last value,
--- `generation` the read-model generation that is live.
+-- `generation` the read-model generation that is live, `version` that of the inline
+-- projection whose handler filled it: a process with another version does not write.
 create table ledger.heads (
   tenant_id   text collate "C" primary key,
   position    bigint not null,
   recorded_at timestamptz not null,
   chain       bytea not null,
-  generation  integer not null
+  generation  integer not null,
+  version     integer not null default 1
 ) with (fillfactor = 20);
 
 -- What happened, for ever. The envelope is in clear; `payload` is sealed where

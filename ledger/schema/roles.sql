@@ -31,6 +31,6 @@ grant select, insert on ledger.events to "$app";
 grant select, insert, update on ledger.heads to "$app";
 grant select, insert, update, delete on
   ledger.idempotency, ledger.parked, ledger.tracking, ledger.records, ledger.links,
-  ledger.outcomes to "$app";
+  ledger.outcomes, ledger.leases, ledger.rebuilds, ledger.summary to "$app";
 grant select, insert, update on vault.keys to "$app";
 grant execute on all functions in schema ledger to "$app";

@@ -24,21 +24,9 @@ from ledger.embedded import Embedded, find_bindir
 from ledger.errors import ConfigurationError, DatabaseAwayError
 from ledger.installation import Installation, open_installation
 from ledger.settings import Settings
-from tests.conftest import fresh_home
 from tests.harness import ROOT, Ledger, Server, statuses
 
 PROGRAM = {"id": "P", "Product_Name": "x"}
-
-
-@pytest.fixture
-def own_home() -> Iterator[Path]:
-    """A LEDGER_HOME that nobody uses yet."""
-    home = fresh_home()
-    yield home
-    embedded = Embedded(home)
-    if embedded.is_ready():  # whatever a failed test left
-        embedded.start()
-        embedded.stop_using()
 
 
 def is_running(pid: int) -> bool:

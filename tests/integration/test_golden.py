@@ -20,8 +20,8 @@ from ledger.vault import MasterKey
 from ledger.verify import follow
 from ledger.zoho.entities import ENTITIES
 from projections.fold import CurrentState
-from projections.rebuild import rebuild
 from tests.golden import FOLDER, packed, restore
+from tests.harness import rebuild
 
 DUMPS = sorted(path for path in FOLDER.glob("ledger_*.json"))
 EVENTS = sorted(path for path in FOLDER.glob("*.v*.json"))

@@ -16,16 +16,21 @@ import pytest
 from ledger.database import Connection, Database
 from ledger.embedded import Embedded
 from ledger.installation import Installation, open_installation
-from ledger.queries import load_queries
 from ledger.settings import Settings
 from ledger.store import Wanted, load
+from projections.queries import SQL
 from tests.conftest import fresh_home
 from tests.harness import Ledger
 
 ROWS = 100_000
 BUFFERS = 250  # 8 KiB pages that one execution may touch: twenty rows, some ten pages each
-SQL = load_queries("projections")
-READS = [name for name in SQL if name not in ("keys_by_id", "parked")]
+READS = (
+    "one_record", "list_active_records", "list_waiting_records", "list_deleted_records", "list_all_records",
+    "deferred", "position_at", "position_before", "recorded_at", "events_by_position", "events_of_stream",
+    "events_of_delivery", "events_by_outcome", "events_by_rare_status", "effects_on_record",
+    "events_of_streams", "ids_known_at", "last_events_of_stream", "outcomes_in_order", "outcomes_between",
+    "events_behind", "head", "checkpoint", "records_of", "links_of",
+)  # fmt: skip
 
 _FILL = """
 insert into ledger.events
@@ -34,14 +39,14 @@ insert into ledger.events
     from generate_series($2::int, $3::int) i;
 """
 _FILL_RECORDS = """
-insert into ledger.records (tenant_id, generation, entity, zoho_id, state, version, state_version, own_position, waiting_since)
+insert into ledger.records (tenant_id, generation, entity, zoho_id, state, version, state_version, own_position, waiting_since, created_at)
   select $1, 1, case when i % 2 = 0 then 'program' else 'enrollment' end, i::text,
-         case when i % 7 = 0 then 'deleted' when i % 5 = 0 then 'waiting' else 'active' end, 1, 1, i, now()
+         case when i % 7 = 0 then 'deleted' when i % 5 = 0 then 'waiting' else 'active' end, 1, 1, i, now(), now()
     from generate_series($2::int, $3::int) i;
 """
 _FILL_OUTCOMES = """
 insert into ledger.outcomes
-  select $1, 1, i, 'program', i::text, true, case when i % 9 = 0 then 'INVALID' else 'NEW' end, null, null, null
+  select $1, 1, i, 'program', i::text, i % 11 > 0, case when i % 9 = 0 then 'INVALID' else 'NEW' end, null, null, null
     from generate_series($2::int, $3::int) i;
 """
 _FILL_LINKS = """
@@ -60,24 +65,31 @@ insert into vault.keys (tenant_id, key_id, subject, wrapped)
 
 def arguments(name: str, tenant: str, near: int) -> tuple[Any, ...]:
     """Arguments of a read that asks about rows near a number."""
-    if name == "one_record":
-        return (tenant, "program", str(near))
-    if name.startswith("list_"):
-        return (tenant, "program", str(near), 20)
-    if name == "deferred":
-        return (tenant, 0, near, "", 20)
-    if name == "position_at":
-        return (tenant, 0)
-    common: tuple[Any, ...] = (tenant, near, 2**62, None, None, 20)
-    if name == "events_of_stream":
-        return (*common[:1], 0, *common[2:], f"program-{near}")
-    if name == "events_of_delivery":
-        return (*common[:1], 0, *common[2:], f"d{near}")
-    if name == "events_by_outcome":
-        return (*common, None, None, "NEW", None)
-    if name == "events_by_rare_status":
-        return (tenant, 0, *common[2:], None, None, "INVALID", None)
-    return common
+    common: tuple[Any, ...] = (tenant, near, 2**62, None, None, 20, True)
+    special: dict[str, tuple[Any, ...]] = {
+        "one_record": (tenant, "program", str(near)),
+        "deferred": (tenant, 0, near, "", 20),
+        "position_at": (tenant, 0),
+        "position_before": (tenant, 2**51),
+        "events_of_stream": (tenant, 0, *common[2:], f"program-{near}"),
+        "events_of_delivery": (tenant, 0, *common[2:], f"d{near}"),
+        "events_by_outcome": (*common, None, None, "NEW", None),
+        "events_by_rare_status": (tenant, 0, *common[2:], None, None, "INVALID", None),
+        "events_by_position": common,
+        "effects_on_record": (tenant, "program", str(near), 0, 20),
+        "events_of_streams": (tenant, [f"program-{near - n}" for n in range(20)], [True] * 20, 2**62),
+        "ids_known_at": (tenant, "program", str(near), 2**51, 20),
+        "last_events_of_stream": (tenant, f"program-{near}", 20),
+        "outcomes_in_order": (tenant, 1, near, near + 20, 20),
+        "outcomes_between": (tenant, 1, near, near + 20),
+        "events_behind": (tenant, near, 20),
+        "recorded_at": (tenant, near),
+        "head": (tenant,),
+        "checkpoint": (tenant, "summary.v1.g1"),
+        "records_of": (tenant, 1, "program", str(near), 20),
+        "links_of": (tenant, 1, "class", "C7", "enrollment", str(near), 20),
+    }
+    return special.get(name, (tenant, "program", str(near), 20))
 
 
 async def buffers(connection: Connection, sql: str, values: tuple[Any, ...]) -> int:

@@ -149,7 +149,7 @@ async def test_row_level_security(installation: Installation, ledger: Ledger) ->
     exempt = {row["name"] for row in tables if not row["forced"]}
     assert exempt == {"ledger.tenants", "ledger.migrations"}
     bound = sorted(row["name"] for row in tables if row["forced"])
-    assert len(bound) == 9
+    assert len(bound) == 12
     async with ledger.database.connection() as connection:
         me = await connection.fetchrow(
             "select rolsuper, rolbypassrls, (select count(*) from pg_class where relowner = r.oid) as owns"

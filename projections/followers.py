@@ -1,0 +1,308 @@
+"""Followers: projections that come after the append, each with its checkpoint.
+
+A follower reads what events led to (`Item`) behind its checkpoint, and writes its rows
+and the next checkpoint in one transaction, the checkpoint by compare-and-set: so two
+processes never apply an event twice, whatever happens to either. A lease keeps them
+from doing the same work in vain; one that is not renewed passes on.
+
+An item on which a follower fails is tried again with growing pauses, then parked (dead
+letter) together with what its stream brings later, so that order holds within it;
+everything else goes on. Parked items are listed, counted, and can be tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+
+from ledger import clock
+from ledger.database import Connection, Database
+from ledger.errors import DatabaseAwayError
+from projections.queries import SQL
+
+log = structlog.get_logger()
+
+PAGE = 5_000
+ATTEMPTS = 5
+FIRST_PAUSE = 0.1  # seconds, doubled at each attempt
+LEASE_SECONDS = 5.0
+POLL_SECONDS = 2.0
+LINGER_SECONDS = 0.5
+"""After an append more is likely to come, and a page costs what an item costs."""
+POLL_A_TENANT = 0.01
+"""With many tenants a round may take so many seconds for each of them."""
+
+
+class Item(msgspec.Struct, frozen=True):
+    """What one event led to, in the envelope's words. `recorded_at` is microseconds."""
+
+    position: int
+    stream: str
+    recorded_at: int
+    entity: str
+    status: str
+
+
+class Follower(Protocol):
+    """A projection that follows. `apply` is pure; only `write` touches the database."""
+
+    name: str
+    version: int
+    columns: tuple[str, ...]
+    """Of its table, behind tenant, generation and version; `entity` is one of them."""
+
+    def batch(self) -> Any:
+        """An empty batch."""
+
+    def apply(self, batch: Any, item: Item) -> None:
+        """Folds one item into a batch."""
+
+    def take_back(self, batch: Any, item: Item) -> None:
+        """The opposite of `apply`."""
+
+    async def write(self, connection: Connection, tenant_id: str, generation: int, batch: Any) -> None:
+        """Adds a batch to the rows of a generation."""
+
+    async def rows(
+        self, connection: Connection, tenant_id: str, generation: int
+    ) -> dict[Any, tuple[Any, ...]]:
+        """The rows of a generation by key, each in the order of `columns`."""
+
+    def expected(self, batch: Any) -> dict[Any, tuple[Any, ...]]:
+        """The rows that a batch of everything makes."""
+
+    async def forget(self, connection: Connection, tenant_id: str, generation: int) -> None:
+        """Removes the rows of a generation."""
+
+
+class LeaseLostError(Exception):
+    """Somebody else does this work now."""
+
+
+class Lease:
+    """The right to do a tenant's work of one kind for a while. Needs transactions."""
+
+    def __init__(
+        self, tenant_id: str, name: str, owner: str | None = None, seconds: float = LEASE_SECONDS
+    ) -> None:
+        self._place = (tenant_id, name)
+        self._owner = owner or secrets.token_hex(8)
+        self._seconds = seconds
+
+    async def take(self, connection: Connection) -> bool:
+        """Whether it is ours now."""
+        taken = await connection.fetchval(SQL["take_lease"], *self._place, self._owner, self._seconds)
+        return bool(taken)
+
+    async def renew(self, connection: Connection) -> None:
+        """Keeps it, in the transaction that does the work. Raises `LeaseLostError`."""
+        if not await connection.fetchval(SQL["renew_lease"], *self._place, self._owner, self._seconds):
+            raise LeaseLostError(self._place[1])
+
+    async def give_back(self, connection: Connection) -> None:
+        """At a clean end."""
+        await connection.execute(SQL["give_lease_back"], *self._place, self._owner)
+
+
+def checkpoint_of(follower: Follower, generation: int) -> str:
+    """The name under which a follower's checkpoint is kept: a new version, or other read
+    models, start over.
+    """
+    return f"{follower.name}.v{follower.version}.g{generation}"
+
+
+async def position_of(connection: Connection, tenant_id: str, follower: Follower, generation: int) -> int:
+    """How far a follower has come."""
+    found = await connection.fetchval(SQL["checkpoint"], tenant_id, checkpoint_of(follower, generation))
+    return found or 0
+
+
+async def move(
+    connection: Connection, tenant_id: str, follower: Follower, generation: int, before: int, after: int
+) -> None:
+    """Compare and set. Raises `LeaseLostError` where the checkpoint is not where it was left."""
+    name = checkpoint_of(follower, generation)
+    if not await connection.fetchval(SQL["move_checkpoint"], tenant_id, name, before, after):
+        raise LeaseLostError(follower.name)
+
+
+async def items_behind(
+    connection: Connection, tenant_id: str, generation: int, after: int, until: int, limit: int
+) -> list[Item]:
+    """What events led to, by position; `until` is inclusive."""
+    rows = await connection.fetch(SQL["outcomes_in_order"], tenant_id, generation, after, until, limit)
+    return [Item(*row) for row in rows]
+
+
+async def tenants(database: Database, default_tenant: str) -> list[str]:
+    """Every tenant of the installation."""
+    async with database.transaction(default_tenant) as connection:
+        rows = await connection.fetch(SQL["tenants"])
+    return [row["tenant_id"] for row in rows]
+
+
+class Trouble(msgspec.Struct):
+    """A follower that failed: how many items it takes next, how often one alone has
+    failed, and when it may try again.
+    """
+
+    limit: int = PAGE
+    failures: int = 0
+    not_before: float = 0.0
+
+
+class Followers:
+    """Runs followers for every tenant, in this process and beside others."""
+
+    def __init__(
+        self,
+        database: Database,
+        default_tenant: str,
+        followers: Sequence[Follower],
+        *,
+        attempts: int = ATTEMPTS,
+    ) -> None:
+        self._database = database
+        self._default_tenant = default_tenant
+        self._followers = followers
+        self._attempts = attempts
+        self._owner = secrets.token_hex(8)
+        self._trouble: dict[tuple[str, str], Trouble] = {}
+        self._wake = asyncio.Event()
+        self._appended: set[str] = set()
+        self.parked: dict[tuple[str, str], int] = {}
+        """(tenant, follower) -> how many items are parked."""
+
+    def wake(self, tenant_id: str) -> None:
+        """Something was appended here: look before the next poll."""
+        self._appended.add(tenant_id)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Follows until cancelled. Polls every tenant in turn, so that what other processes
+        append, and what one that died has left, is seen too.
+        """
+        clock_ = asyncio.get_running_loop().time
+        poll_at = 0.0
+        while True:
+            appended, self._appended = self._appended, set()
+            self._wake.clear()
+            try:
+                if clock_() >= poll_at:
+                    appended = set(await tenants(self._database, self._default_tenant))
+                    poll_at = clock_() + max(POLL_SECONDS, len(appended) * POLL_A_TENANT)
+                for tenant_id in sorted(appended):
+                    await self.catch_up(tenant_id)
+            except DatabaseAwayError as error:
+                log.warning("followers wait for the database", reason=str(error))
+                await asyncio.sleep(FIRST_PAUSE)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(poll_at):
+                    await self._wake.wait()
+                    await asyncio.sleep(LINGER_SECONDS)
+
+    async def catch_up(self, tenant_id: str) -> None:
+        """Brings every follower of a tenant to the head, as far as it can go now."""
+        for follower in self._followers:
+            while await self.step(tenant_id, follower):
+                pass
+
+    async def step(self, tenant_id: str, follower: Follower) -> bool:
+        """One page at the most. Whether there may be more to do at once."""
+        key = (tenant_id, follower.name)
+        trouble = self._trouble.get(key) or Trouble()
+        now = asyncio.get_running_loop().time()
+        if now < trouble.not_before:
+            return False
+        park = trouble.failures >= self._attempts
+        try:
+            moved = await self._advance(tenant_id, follower, trouble.limit, park=park)
+        except LeaseLostError:
+            return False
+        except DatabaseAwayError:
+            raise
+        except Exception:
+            log.exception("a follower failed", tenant=tenant_id, follower=follower.name)
+            if trouble.limit > 1:  # which item it is shows when they come one by one
+                self._trouble[key] = Trouble(max(1, trouble.limit // 8))
+                return True
+            pause = FIRST_PAUSE * 2**trouble.failures
+            self._trouble[key] = Trouble(1, trouble.failures + 1, now + pause)
+            return False
+        if trouble.limit < PAGE and moved:
+            self._trouble[key] = Trouble(min(PAGE, trouble.limit * 2))
+        elif moved:
+            self._trouble.pop(key, None)
+        return moved
+
+    async def _advance(self, tenant_id: str, follower: Follower, limit: int, *, park: bool) -> bool:
+        lease = Lease(tenant_id, follower.name, self._owner)
+        async with self._database.transaction(tenant_id) as connection:
+            head = await connection.fetchrow(SQL["head"], tenant_id)
+            if head is None:
+                return False
+            generation, until = head["generation"], head["position"]
+            before = await position_of(connection, tenant_id, follower, generation)
+            if before >= until or not await lease.take(connection):
+                return False
+            items = await items_behind(connection, tenant_id, generation, before, until, limit)
+            after = items[-1].position if len(items) == limit else until
+            parked = await connection.fetch(SQL["parked_events"], tenant_id, follower.name)
+            blocked = {row["stream"] for row in parked}
+            batch = follower.batch()
+            for item in items:
+                reason = "behind a parked one" if item.stream in blocked else "failed" if park else None
+                if reason is None:
+                    follower.apply(batch, item)
+                    continue
+                blocked.add(item.stream)
+                await _park(connection, tenant_id, follower, item, reason)
+            await follower.write(connection, tenant_id, generation, batch)
+            await move(connection, tenant_id, follower, generation, before, after)
+            self.parked[tenant_id, follower.name] = await connection.fetchval(
+                SQL["count_parked"], tenant_id, follower.name
+            )
+        return True
+
+    async def retry_parked(self, tenant_id: str, follower: Follower) -> tuple[int, int]:
+        """Applies what is parked, in order; answers how many were applied and how many stay."""
+        applied, stuck = 0, set[str]()
+        async with self._database.transaction(tenant_id) as connection:
+            head = await connection.fetchrow(SQL["head"], tenant_id)
+            parked = await connection.fetch(SQL["parked_events"], tenant_id, follower.name)
+        generation = head["generation"] if head else 0
+        for row in parked:
+            if row["stream"] in stuck:
+                continue
+            position = row["position"]
+            try:
+                async with self._database.transaction(tenant_id) as connection:
+                    items = await items_behind(connection, tenant_id, generation, position - 1, position, 1)
+                    if not await connection.fetchval(SQL["unpark"], tenant_id, follower.name, position):
+                        continue  # somebody else was faster
+                    batch = follower.batch()
+                    for item in items:
+                        follower.apply(batch, item)
+                    await follower.write(connection, tenant_id, generation, batch)
+                    applied += 1
+            except DatabaseAwayError:
+                raise
+            except Exception:
+                log.exception("a parked event failed again", tenant=tenant_id, position=position)
+                stuck.add(row["stream"])
+        async with self._database.transaction(tenant_id) as connection:
+            left = await connection.fetchval(SQL["count_parked"], tenant_id, follower.name)
+        self.parked[tenant_id, follower.name] = left
+        return applied, left
+
+
+async def _park(connection: Connection, tenant_id: str, follower: Follower, item: Item, reason: str) -> None:
+    await connection.execute(
+        SQL["park"], tenant_id, follower.name, item.stream, item.position, reason, clock.now()
+    )

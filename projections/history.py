@@ -1,0 +1,223 @@
+"""The derived past of one tenant: what happened, in order, and what it led to."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import msgspec
+
+from ledger import clock
+from ledger.database import Connection, Database
+from ledger.events import stream_name
+from ledger.unseal import Unsealer
+from ledger.vault import MasterKey
+from ledger.zoho.entities import Entities
+from projections.queries import SQL
+from projections.state import Name, Row, from_columns
+
+STATUSES = ("INVALID", "DELETED", "SKIPPED", "NEW", "UPDATED", "UNCHANGED", "ERROR")
+END = 2**62
+"""A position behind every event."""
+
+PAGE = 5_000
+BOOKKEEPING = 2  # tenant_id and generation come first in `select *`
+
+_RARE = ("INVALID", "SKIPPED", "ERROR", "DELETED")  # as in the index outcomes_by_status
+_decode = msgspec.json.decode
+
+
+class Filter(msgspec.Struct, frozen=True):
+    """Which events. `since` is inclusive, `until` exclusive (microseconds since 1970 UTC),
+    `after` an exclusive position; None does not count.
+    """
+
+    entity: str | None = None
+    zoho_id: str | None = None
+    status: str | None = None
+    reason: str | None = None
+    source: str | None = None
+    delivery_id: str | None = None
+    since: int | None = None
+    until: int | None = None
+    after: int = 0
+
+
+class History:
+    """Reads one tenant's past. Raises `DatabaseAwayError` throughout."""
+
+    def __init__(self, database: Database, tenant_id: str, master_key: MasterKey, entities: Entities) -> None:
+        self._database = database
+        self._tenant = tenant_id
+        self._master_key = master_key
+        self._entities = entities
+
+    async def events(self, wanted: Filter, limit: int, *, payload: bool = False) -> list[dict[str, Any]]:
+        """Events by ascending position; with `payload` the record as stored, null where its
+        key was destroyed.
+        """
+        async with self._database.transaction(self._tenant) as connection:
+            after, before = await self._bounds(connection, wanted)
+            return await self._page(connection, wanted, after, before, limit, payload=payload)
+
+    async def export(self, wanted: Filter, *, payload: bool = False) -> AsyncIterator[list[dict[str, Any]]]:
+        """All of them up to the newest one of now, page by page, each in a transaction of its
+        own: memory stays flat and nothing is held while the reader is slow.
+        """
+        async with self._database.transaction(self._tenant) as connection:
+            after, before = await self._bounds(connection, wanted)
+            head = await connection.fetchrow(SQL["head"], self._tenant)
+        before = min(before, head["position"] + 1 if head else 0)
+        while True:
+            async with self._database.transaction(self._tenant) as connection:
+                items = await self._page(connection, wanted, after, before, PAGE, payload=payload)
+            if items:
+                yield items
+            if len(items) < PAGE:
+                return
+            after = items[-1]["position"]
+
+    async def _bounds(self, connection: Connection, wanted: Filter) -> tuple[int, int]:
+        after, before = wanted.after, END
+        if wanted.since is not None:
+            after = max(after, await self._position_at(connection, wanted.since) - 1)
+        if wanted.until is not None:
+            before = await self._position_at(connection, wanted.until)
+        return after, before
+
+    async def _position_at(self, connection: Connection, instant: int) -> int:
+        found: int | None = await connection.fetchval(SQL["position_at"], self._tenant, instant)
+        return END if found is None else found
+
+    async def _page(
+        self, connection: Connection, wanted: Filter, after: int, before: int, limit: int, *, payload: bool
+    ) -> list[dict[str, Any]]:
+        common = (self._tenant, after, before, wanted.entity, wanted.source, limit, payload)
+        rows: list[Any] = []
+        for stream in self._streams(wanted):
+            rows += await _select(connection, common, stream, wanted)
+        if wanted.zoho_id is not None:
+            rows.sort(key=lambda row: row["position"])
+            del rows[limit:]
+        items = [_event(row) for row in rows]
+        if payload:
+            unsealer = Unsealer(self._tenant, self._master_key)
+            await unsealer.learn(connection, (row["key_id"] for row in rows))
+            for item, r in zip(items, rows, strict=True):
+                item["payload"] = unsealer.record(
+                    r["topic"], r["key_id"], r["payload"], r["stream"], r["version"]
+                )
+        return items
+
+    def _streams(self, wanted: Filter) -> list[str | None]:
+        """The streams that a filter by id names; one None where it names none."""
+        if wanted.zoho_id is None:
+            return [None]
+        names = self._entities.names()
+        return [stream_name(name, wanted.zoho_id) for name in names if wanted.entity in (None, name)]
+
+    async def life(self, name: Name, after: int, limit: int) -> list[dict[str, Any]]:
+        """The whole life of one record by ascending position: its own events, and what the
+        events of others did to it (those have `caused_by` and no version of the record).
+        """
+        entity, zoho_id = name
+        own = Filter(entity=entity, zoho_id=zoho_id)
+        async with self._database.transaction(self._tenant) as connection:
+            items = await self._page(connection, own, after, END, limit, payload=False)
+            effects = await connection.fetch(
+                SQL["effects_on_record"], self._tenant, entity, zoho_id, after, limit
+            )
+        items += [_effect(row, name) for row in effects]
+        return sorted(items, key=lambda item: item["position"])[:limit]
+
+    async def knows(self, name: Name) -> bool:
+        """Whether there is any event of a record."""
+        async with self._database.transaction(self._tenant) as connection:
+            rows = await connection.fetch(SQL["last_events_of_stream"], self._tenant, stream_name(*name), 1)
+        return bool(rows)
+
+    async def deferred(self, behind: tuple[int, int, str], limit: int) -> list[Row]:
+        """Rows that wait, oldest first, behind (waiting_since, own_position, zoho_id)."""
+        async with self._database.transaction(self._tenant) as connection:
+            rows = await connection.fetch(SQL["deferred"], self._tenant, *behind, limit)
+        return [from_columns(row[BOOKKEEPING:]) for row in rows]
+
+
+def deferred_item(row: Row) -> dict[str, Any]:
+    """A waiting record as it is shown."""
+    return {
+        "zoho_id": row.zoho_id,
+        "entity": row.entity,
+        "waiting_for": waiting_for(row),
+        "since": clock.to_text(row.waiting_since or 0),
+        "position": row.own_position,
+    }
+
+
+def waiting_for(row: Row) -> list[dict[str, str]]:
+    """[{"entity", "zoho_id"}]."""
+    return [{"entity": e, "zoho_id": i} for e, i in row.waiting_for]
+
+
+def changes_of(changes: dict[str, Any]) -> dict[str, dict[str, str | None]]:
+    """Field -> {"old", "new"}."""
+    return {field: {"old": old, "new": new} for field, (old, new) in changes.items()}
+
+
+def problems_of(problems: Sequence[Any]) -> list[dict[str, str]]:
+    """[{"field", "problem"}]."""
+    return [{"field": field, "problem": problem} for field, problem in problems]
+
+
+async def _select(
+    connection: Connection, common: tuple[Any, ...], stream: str | None, wanted: Filter
+) -> list[Any]:
+    """The query whose index fits the narrowest filter."""
+    status, delivery_id = wanted.status, wanted.delivery_id
+    arguments: tuple[Any, ...] = common
+    if status is not None or wanted.reason is not None or (stream and delivery_id):
+        name = "events_by_rare_status" if status in _RARE else "events_by_outcome"
+        arguments = (*common, stream, delivery_id, status, wanted.reason)
+    elif stream is not None:
+        name, arguments = "events_of_stream", (*common, stream)
+    elif delivery_id is not None:
+        name, arguments = "events_of_delivery", (*common, delivery_id)
+    else:
+        name = "events_by_position"
+    return list(await connection.fetch(SQL[name], *arguments))
+
+
+def _event(row: Any) -> dict[str, Any]:
+    changes, errors = row["changes"], row["errors"]
+    return {
+        "position": row["position"],
+        "recorded_at": clock.to_text(row["recorded_at"]),
+        "entity": row["entity"],
+        "zoho_id": row["zoho_id"],
+        "version": row["version"],
+        "topic": row["topic"],
+        "status": row["status"],
+        "reason": row["reason"],
+        "changes": changes_of(_decode(changes)) if changes else None,
+        "errors": problems_of(_decode(errors)) if errors else None,
+        "source": row["source"],
+        "delivery_id": row["delivery_id"],
+    }
+
+
+def _effect(row: Any, name: Name) -> dict[str, Any]:
+    return {
+        "position": row["position"],
+        "recorded_at": clock.to_text(row["recorded_at"]),
+        "entity": name[0],
+        "zoho_id": name[1],
+        "version": None,
+        "topic": row["topic"],
+        "status": row["status"],
+        "reason": row["reason"],
+        "changes": None,
+        "errors": None,
+        "source": row["source"],
+        "delivery_id": row["delivery_id"],
+        "caused_by": {"entity": row["entity"], "zoho_id": row["zoho_id"]},
+    }

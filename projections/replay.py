@@ -1,0 +1,112 @@
+"""Folding from the first event on: what every replay, rebuild and look into the past runs.
+
+It is the fold of the live path, over a view that holds everything; only where the
+events come from is different.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import structlog
+from cryptography.exceptions import InvalidTag
+
+from ledger.database import Connection, Database
+from ledger.events import Event
+from ledger.store import EventStore
+from ledger.unseal import Unsealer
+from ledger.vault import MasterKey
+from projections.fold import CurrentState, Outcome
+from projections.queries import SQL
+from projections.state import WholeView
+
+log = structlog.get_logger()
+
+
+class AlteredError(Exception):
+    """A payload does not open: it was altered. `sync-ledger verify` tells more."""
+
+    def __init__(self, position: int) -> None:
+        super().__init__(f"the payload of position {position} was altered: run sync-ledger verify")
+        self.position = position
+
+
+class Folding:
+    """Folds one tenant's events in ascending order into a view of its own.
+
+    `parked`: positions that stay unapplied, as they are in the live rows. One on which
+    the handler fails now is parked too; `failed` holds (stream, position, reason).
+    """
+
+    def __init__(self, projection: CurrentState, unsealer: Unsealer, parked: Iterable[int] = ()) -> None:
+        self.view = WholeView()
+        self.failed: list[tuple[str, int, str]] = []
+        self.unsealer = unsealer
+        self._projection = projection
+        self._parked = set(parked)
+
+    def leave_out(self, parked: Iterable[int]) -> None:
+        """More positions that stay unapplied."""
+        self._parked.update(parked)
+
+    def fold(self, event: Event, *, opened: bool = True) -> Outcome | None:
+        """What an event leads to, None where the projection does not know its topic.
+
+        `opened=False` folds its envelope alone: statuses and states come out the same,
+        values do not. Raises `AlteredError`.
+        """
+        projection, view = self._projection, self.view
+        if not projection.handles(event):
+            return None
+        if event.position in self._parked:
+            return projection.fail(view, event)
+        values = self.unsealer.values_of(event) if opened else None
+        view.begin()
+        try:
+            return projection.apply(view, event, values)
+        except InvalidTag:
+            raise AlteredError(event.position) from None
+        except Exception as error:
+            log.exception("a handler failed", position=event.position)
+            view.undo()
+            self.failed.append((event.stream, event.position, type(error).__name__))
+            return projection.fail(view, event)
+
+
+async def parked_positions(connection: Connection, tenant_id: str, projection: CurrentState) -> set[int]:
+    """Positions that the live rows leave unapplied."""
+    rows = await connection.fetch(SQL["parked"], tenant_id, projection.name)
+    return {row["position"] for row in rows}
+
+
+async def pages(
+    database: Database,
+    tenant_id: str,
+    master_key: MasterKey,
+    unsealer: Unsealer,
+    after: int = 0,
+    until: int | None = None,
+) -> AsyncIterator[list[Event]]:
+    """Events by position, page by page, their keys learned. The next page is on its way
+    while one is folded.
+    """
+    store = EventStore(database, tenant_id, master_key)
+
+    async def read(behind: int) -> list[Event]:
+        page = await store.events(behind, until)
+        if page:
+            async with database.transaction(tenant_id) as connection:
+                await unsealer.learn(connection, {event.key_id for event in page})
+        return page
+
+    page = await read(after)
+    while page:
+        coming: asyncio.Task[Any] = asyncio.create_task(read(page[-1].position))
+        await asyncio.sleep(0)  # so that the query is under way
+        try:
+            yield page
+            page = await coming
+        finally:
+            coming.cancel()

@@ -1,0 +1,325 @@
+"""`sync-ledger audit`: the past on the command line, as `/v1/audit/...` has it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from api.audit import csv_pages, ndjson_pages
+from api.queries import MOST, cursor_of, decode_cursor
+from ledger import clock
+from ledger.events import SOURCES
+from ledger.zoho.entities import ENTITIES
+from projections.explain import explain_enrollment
+from projections.history import STATUSES, Filter, deferred_item
+from projections.summary import SPANS, Summary
+from scripts.opened import CommandError, Opened, run
+from scripts.output import console, print_json, print_table
+
+app = App(name="audit", help="Ask what happened, when, and why.")
+
+Tenant = Annotated[str | None, Parameter(help="the college (default: DEFAULT_TENANT_ID)")]
+Json = Annotated[bool, Parameter(name="--json", negative="", help="one JSON document, as over HTTP")]
+Limit = Annotated[int, Parameter(help=f"items, 1 to {MOST}")]
+Cursor = Annotated[str | None, Parameter(help="the text of `next`")]
+Instant = Annotated[str | None, Parameter(help="an instant such as 2026-02-11T14:05:09Z")]
+
+
+@app.command
+def events(
+    *,
+    entity: str | None = None,
+    zoho_id: str | None = None,
+    status: str | None = None,
+    reason: str | None = None,
+    source: str | None = None,
+    delivery_id: str | None = None,
+    from_: Annotated[Instant, Parameter(name="--from")] = None,
+    to: Instant = None,
+    after: int = 0,
+    payload: Annotated[bool, Parameter(negative="")] = False,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+    tenant: Tenant = None,
+    json: Json = False,
+) -> int:
+    """List what happened, in order, with what it led to.
+
+    Example: sync-ledger audit events --status INVALID --from 2026-09-01T00:00:00Z
+    """
+    wanted = _filter(
+        entity, zoho_id, status, reason, source, delivery_id, from_, to, max(after, _cursor(cursor, int) or 0)
+    )
+    _require_limit(limit)
+
+    async def command(ledger: Opened) -> tuple[list[dict[str, Any]], str | None]:
+        history = ledger.history(await ledger.tenant(tenant))
+        items = await history.events(wanted, limit + 1, payload=payload)
+        return items[:limit], cursor_of(items[limit - 1]["position"]) if items[limit:] else None
+
+    return _print_events(*run(command), json=json)
+
+
+@app.command
+def record(
+    entity: str,
+    zoho_id: str,
+    /,
+    *,
+    limit: Limit = MOST,
+    cursor: Cursor = None,
+    tenant: Tenant = None,
+    json: Json = False,
+) -> int:
+    """Show the whole life of one record: its events, and what others did to it.
+
+    Example: sync-ledger audit record enrollment ENR_001
+    """
+    name = (_entity(entity), zoho_id)
+    after = _cursor(cursor, int) or 0
+    _require_limit(limit)
+
+    async def command(ledger: Opened) -> tuple[list[dict[str, Any]], str | None]:
+        history = ledger.history(await ledger.tenant(tenant))
+        if not await history.knows(name):
+            raise CommandError(f"the ledger knows no {name[0]} {zoho_id[:80]!r}")
+        items = await history.life(name, after, limit + 1)
+        return items[:limit], cursor_of(items[limit - 1]["position"]) if items[limit:] else None
+
+    return _print_events(*run(command), json=json)
+
+
+@app.command
+def explain(
+    *words: Annotated[str, Parameter(help="the enrollment's Zoho id")],
+    tenant: Tenant = None,
+    json: Json = False,
+) -> int:
+    """Say why a student is in a course or not, since when, and what to do next.
+
+    Example: sync-ledger audit explain ENR_001
+    """
+    if len(words) == 2 and words[0] in ("enrollment", "enrollments"):
+        words = words[1:]
+    if len(words) != 1:
+        raise CommandError("name one enrollment: sync-ledger audit explain ENR_001")
+    zoho_id = words[0]
+
+    async def command(ledger: Opened) -> dict[str, Any]:
+        tenant_id = await ledger.tenant(tenant)
+        async with ledger.database.transaction(tenant_id, snapshot=True) as connection:
+            settings = ledger.settings.tenant(tenant_id)
+            found = await explain_enrollment(connection, tenant_id, settings, zoho_id)
+        if found is None:
+            raise CommandError(f"the ledger never heard of an enrollment {zoho_id[:80]!r}")
+        return found
+
+    found = run(command)
+    if json:
+        print_json(found)
+        return 0
+    out = console()
+    for title, key in (
+        ("answer", "answer"),
+        ("since", "since"),
+        ("because", "because"),
+        ("next", "next_step"),
+    ):
+        out.print(f"[bold]{title:8}[/] {found[key]}", highlight=False)
+    out.print()
+    marks = {True: "yes", False: "NO", None: "-"}
+    print_table(
+        ("link", "ok", "position", "at", "detail"),
+        [(k["link"], marks[k["ok"]], k["position"], k["at"], k["detail"]) for k in found["links"]],
+    )
+    return 0
+
+
+@app.command
+def deferred(*, limit: Limit = 100, cursor: Cursor = None, tenant: Tenant = None, json: Json = False) -> int:
+    """List what waits, for what, since when; oldest first.
+
+    Example: sync-ledger audit deferred --tenant amman
+    """
+    behind = _cursor(cursor, tuple[int, int, str]) or (0, 0, "")
+    _require_limit(limit)
+
+    async def command(ledger: Opened) -> list[Any]:
+        return await ledger.history(await ledger.tenant(tenant)).deferred(behind, limit + 1)
+
+    found = run(command)
+    last = found[limit - 1] if found[limit:] else None
+    following = cursor_of((last.waiting_since, last.own_position, last.zoho_id)) if last else None
+    items = [deferred_item(row) for row in found[:limit]]
+    if json:
+        print_json({"items": items, "next": following})
+        return 0
+    print_table(
+        ("since", "position", "entity", "zoho_id", "waits for"),
+        [
+            (
+                i["since"], i["position"], i["entity"], i["zoho_id"],
+                ", ".join(f"{w['entity']} {w['zoho_id']}" for w in i["waiting_for"]),
+            )
+            for i in items
+        ],
+    )  # fmt: skip
+    return _print_next(following)
+
+
+@app.command
+def summary(
+    *,
+    from_: Annotated[Instant, Parameter(name="--from")] = None,
+    to: Instant = None,
+    by: Literal["day", "hour"] = "day",
+    tenant: Tenant = None,
+    json: Json = False,
+) -> int:
+    """Count events by day or hour (UTC), entity and status.
+
+    Example: sync-ledger audit summary --by hour --from 2026-09-01T00:00:00Z
+    """
+    start, stop = _instant("--from", from_), _instant("--to", to)
+
+    async def command(ledger: Opened) -> list[dict[str, Any]]:
+        tenant_id = await ledger.tenant(tenant)
+        async with ledger.database.transaction(tenant_id, snapshot=True) as connection:
+            return await Summary().counts(connection, tenant_id, start, stop, SPANS[by])
+
+    items = run(command)
+    if json:
+        print_json({"items": items, "next": None})
+        return 0
+    columns = ("from", "entity", "status", "count")
+    print_table(columns, [tuple(item[column] for column in columns) for item in items])
+    return 0
+
+
+@app.command
+def export(
+    *,
+    format: Literal["ndjson", "csv"] = "ndjson",  # noqa: A002  (the option's name)
+    entity: str | None = None,
+    zoho_id: str | None = None,
+    status: str | None = None,
+    reason: str | None = None,
+    source: str | None = None,
+    delivery_id: str | None = None,
+    from_: Annotated[Instant, Parameter(name="--from")] = None,
+    to: Instant = None,
+    after: int = 0,
+    payload: Annotated[bool, Parameter(negative="")] = False,
+    tenant: Tenant = None,
+) -> int:
+    """Write every event to stdout, one a line.
+
+    Example: sync-ledger audit export --format csv > events.csv
+    """
+    wanted = _filter(entity, zoho_id, status, reason, source, delivery_id, from_, to, after)
+    write = csv_pages if format == "csv" else ndjson_pages
+
+    async def command(ledger: Opened) -> None:
+        history = ledger.history(await ledger.tenant(tenant))
+        async for chunk in write(history.export(wanted, payload=payload), payload=payload):
+            sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
+
+    run(command)
+    return 0
+
+
+def _print_events(items: list[dict[str, Any]], following: str | None, *, json: bool) -> int:
+    if json:
+        for item in items:
+            if "payload" in item and item["payload"] is not None:
+                item["payload"] = _plain(item["payload"])
+        print_json({"items": items, "next": following})
+        return 0
+    columns = (
+        "position",
+        "recorded_at",
+        "entity",
+        "zoho_id",
+        "status",
+        "reason",
+        "changes",
+        "errors",
+        "source",
+    )
+    extra = ("payload",) if items and "payload" in items[0] else ()
+    print_table(
+        (*columns, *extra),
+        [(*(item[c] for c in columns), *(_plain(item[c]) for c in extra)) for item in items],
+    )
+    return _print_next(following)
+
+
+def _plain(payload: Any) -> Any:
+    import msgspec
+
+    return None if payload is None else msgspec.json.decode(bytes(payload))
+
+
+def _print_next(following: str | None) -> int:
+    if following:
+        print(f"more: --cursor {following}", file=sys.stderr)
+    return 0
+
+
+def _filter(
+    entity: str | None,
+    zoho_id: str | None,
+    status: str | None,
+    reason: str | None,
+    source: str | None,
+    delivery_id: str | None,
+    since: str | None,
+    until: str | None,
+    after: int,
+) -> Filter:
+    for name, value, allowed in (("--status", status, STATUSES), ("--source", source, SOURCES)):
+        if value is not None and value not in allowed:
+            raise CommandError(f"{name} is {value[:80]!r}: use {', '.join(allowed)}")
+    return Filter(
+        entity=None if entity is None else _entity(entity),
+        zoho_id=zoho_id,
+        status=status,
+        reason=reason,
+        source=source,
+        delivery_id=delivery_id,
+        since=_instant("--from", since),
+        until=_instant("--to", until),
+        after=after,
+    )
+
+
+def _entity(word: str) -> str:
+    if word in ENTITIES.by_plural:
+        return ENTITIES.by_plural[word].name
+    if word not in ENTITIES:
+        raise CommandError(f"entity is {word[:80]!r}: use {', '.join(ENTITIES.names())}")
+    return word
+
+
+def _instant(name: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        return clock.parse(text)
+    except ValueError:
+        raise CommandError(f"{name} is {text[:80]!r}: use an instant such as 2026-02-11T14:05:09Z") from None
+
+
+def _cursor(text: str | None, shape: Any) -> Any:
+    try:
+        return None if text is None else decode_cursor(text, shape)
+    except ValueError:
+        raise CommandError("--cursor is not one of this list: use the text of next") from None
+
+
+def _require_limit(limit: int) -> None:
+    if not 1 <= limit <= MOST:
+        raise CommandError(f"--limit is {limit}: use 1 to {MOST}")

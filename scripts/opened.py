@@ -1,0 +1,93 @@
+"""An open ledger for one command; it works beside a running server."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import msgspec
+
+from ledger import settings as configuration
+from ledger.database import Database
+from ledger.installation import Installation, open_installation
+from ledger.settings import TENANT, Settings
+from ledger.zoho.entities import ENTITIES
+from projections.fold import CurrentState
+from projections.followers import tenants
+from projections.history import History
+from projections.rebuild import Replay, Tell
+from projections.summary import Summary
+from scripts.server import configure_logging
+
+T = TypeVar("T")
+
+
+class CommandError(Exception):
+    """What a command cannot do, in one line."""
+
+
+class Opened(msgspec.Struct):
+    """The ledger as a command sees it."""
+
+    settings: Settings
+    installation: Installation
+    database: Database
+
+    async def tenants(self, wanted: str | None) -> list[str]:
+        """The tenant that is named, or all of them. Raises `CommandError`."""
+        known = await tenants(self.database, self.settings.default_tenant)
+        if wanted is None:
+            return known
+        return [self.require(wanted, known)]
+
+    async def tenant(self, wanted: str | None) -> str:
+        """The tenant that is named, or the default one. Raises `CommandError`."""
+        known = await tenants(self.database, self.settings.default_tenant)
+        return self.require(wanted or self.settings.default_tenant, known)
+
+    def require(self, tenant_id: str, known: list[str]) -> str:
+        """Raises `CommandError`."""
+        if not TENANT.fullmatch(tenant_id) or tenant_id not in known:
+            raise CommandError(f"--tenant {tenant_id[:80]}: no such tenant, known are {', '.join(known)}")
+        return tenant_id
+
+    def history(self, tenant_id: str) -> History:
+        """A tenant's past."""
+        return History(self.database, tenant_id, self.installation.master_key, ENTITIES)
+
+    def replay(self, tenant_id: str, tell: Tell = lambda _: None) -> Replay:
+        """What replays of a tenant work with."""
+        key = self.installation.master_key
+        return Replay(self.database, tenant_id, key, CurrentState(ENTITIES), [Summary()], tell)
+
+
+@asynccontextmanager
+async def opened(settings: Settings | None = None) -> AsyncIterator[Opened]:
+    """Opens the ledger that the environment names. Raises `ConfigurationError`."""
+    settings = settings or configuration.load()
+    configure_logging("ERROR" if settings.log_level == "INFO" else settings.log_level)
+    installation = await open_installation(settings, _tell)
+    database = installation.database(size=4)
+    await database.open()
+    try:
+        yield Opened(settings, installation, database)
+    finally:
+        await database.close()
+        installation.close()
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def run(command: Callable[[Opened], Awaitable[T]]) -> T:
+    """Runs a command on the opened ledger."""
+
+    async def inner() -> T:
+        async with opened() as ledger:
+            return await command(ledger)
+
+    return asyncio.run(inner())

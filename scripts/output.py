@@ -1,0 +1,102 @@
+"""What commands print: data to stdout, tables on a terminal, progress to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+_STATUS_STYLE = {
+    "NEW": "green", "UPDATED": "cyan", "UNCHANGED": "dim", "DELETED": "magenta",
+    "SKIPPED": "yellow", "INVALID": "red", "ERROR": "bold red",
+}  # fmt: skip
+_PLAIN_WIDTH = 10_000
+PLAIN_SECONDS = 2.0
+"""So often a progress line is printed where there is no terminal."""
+
+
+def console() -> Console:
+    """Stdout; without a terminal lines are neither cut nor coloured."""
+    return Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document."""
+    print(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table; a value named like a status has its colour."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row))
+    console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = text.replace("[", "\\[")
+    style = _STATUS_STYLE.get(text)
+    return f"[{style}]{text}[/]" if style else text
+
+
+class Meter:
+    """Progress of several tenants: bars on a terminal, else a line now and then; to stderr."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._tasks: dict[str, Any] = {}
+        self._started: dict[str, tuple[float, int]] = {}
+        self._said: dict[str, float] = {}
+        self._bars: Progress | None = None
+        if sys.stderr.isatty():
+            self._bars = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]:,.0f} events/s"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+
+    def __enter__(self) -> Self:
+        if self._bars is not None:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def tell(self, tenant_id: str, position: int, head: int) -> None:
+        """A tenant has come to a position."""
+        now = time.monotonic()
+        if tenant_id not in self._started:
+            self._started[tenant_id] = (now, position)
+            self._said[tenant_id] = now
+        since, first = self._started[tenant_id]
+        rate = (position - first) / (now - since) if now > since else 0.0
+        if self._bars is not None:
+            if tenant_id not in self._tasks:
+                self._tasks[tenant_id] = self._bars.add_task(
+                    f"{self._what} {tenant_id}", total=head, rate=0.0
+                )
+            self._bars.update(self._tasks[tenant_id], completed=position, total=head, rate=rate)
+        elif now - self._said[tenant_id] > PLAIN_SECONDS:
+            self._said[tenant_id] = now
+            left = f", {(head - position) / rate:,.0f} s left" if rate else ""
+            print(
+                f"{self._what} {tenant_id}: {position:,} of {head:,} events, {rate:,.0f} events/s{left}",
+                file=sys.stderr,
+                flush=True,
+            )

@@ -1,0 +1,240 @@
+"""The past over HTTP and on the command line, and proof and replay beside a running server."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.harness import ROOT, Server
+
+
+@pytest.fixture
+def client(server: Server, tenant: str) -> Iterator[httpx.Client]:
+    """A client for a fresh tenant with a short story."""
+    with server.client(tenant) as client:
+        client.post("/v1/sync/enrollments", json={"id": "E", "Student": "S", "Class": "C"})
+        client.post(
+            "/v1/sync/students", json=[{"id": "S", "Last_Name": '"N",\n'}, {"id": "S", "Last_Name": "M"}]
+        )
+        client.post("/v1/sync/classes", json=[{"id": "C", "Class_Name": "x"}, {"id": "D"}, 5])
+        yield client
+
+
+def command(home: Path, tenant: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`sync-ledger` beside the running server."""
+    return subprocess.run(
+        [sys.executable, "-m", "scripts.cli", *arguments, "--tenant", tenant],
+        cwd=ROOT,
+        env={**os.environ, "LEDGER_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_as_of(client: httpx.Client) -> None:
+    """Single records and lists, by position and by instant."""
+    events = client.get("/v1/audit/events").json()["items"]
+    then = events[1]["recorded_at"]
+    for when in ({"at_position": "2"}, {"as_of": then}):
+        assert client.get("/v1/students/S", params=when).json()["last_name"] == '"N",\n'
+        assert client.get("/v1/enrollments/E", params=when).json()["waiting_for"] == [
+            {"entity": "class", "zoho_id": "C"}
+        ]
+        assert client.get("/v1/enrollments", params=when).json()["items"] == []
+        waiting = client.get("/v1/enrollments", params={**when, "state": "waiting"}).json()["items"]
+        assert [item["zoho_id"] for item in waiting] == ["E"]
+        assert client.get("/v1/classes/C", params=when).status_code == 404
+        now = client.get("/v1/students/S", params={"as_of": "2999-01-01T00:00:00Z"}).json()
+        assert now == client.get("/v1/students/S").json()
+    assert client.get("/v1/students?at_position=0").json() == {"items": [], "next": None}
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/students/S?as_of=yesterday", "/v1/students?as_of=2026-01-01T00:00:00Z&at_position=1",
+     "/v1/students?at_position=-1", "/v1/students/S?state=all", "/v1/audit/summary?by=week",
+     "/v1/audit/summary?from=x", "/v1/audit/export?format=xml", "/v1/audit/export?limit=3",
+     "/v1/audit/export?status=FINE", "/v1/audit/records/student/S?x=1",
+     "/v1/audit/explain/enrollments/E?as_of=2026-01-01T00:00:00Z"],
+)  # fmt: skip
+def test_bad_parameters(client: httpx.Client, path: str) -> None:
+    """400, as a problem."""
+    response = client.get(path)
+    assert (response.status_code, response.headers["content-type"]) == (400, "application/problem+json")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/audit/records/student/X", "/v1/audit/records/unit/S", "/v1/audit/explain/enrollments/X",
+     "/v1/students/X?at_position=2", "/v1/audit/records/student/%00"],
+)  # fmt: skip
+def test_unknown_records(client: httpx.Client, path: str) -> None:
+    """404, as a problem."""
+    response = client.get(path)
+    assert (response.status_code, response.headers["content-type"]) == (404, "application/problem+json")
+
+
+def test_records_and_paging(client: httpx.Client) -> None:
+    """The life of one record, a page at a time."""
+    whole = client.get("/v1/audit/records/enrollment/E").json()
+    assert [(item["position"], item["status"]) for item in whole["items"]] == [(1, "SKIPPED"), (4, "NEW")]
+    first = client.get("/v1/audit/records/enrollment/E?limit=1").json()
+    rest = client.get(f"/v1/audit/records/enrollment/E?cursor={first['next']}").json()
+    assert first["items"] + rest["items"] == whole["items"]
+    assert rest["next"] is None
+
+
+def test_summary(client: httpx.Client) -> None:
+    """Counts by day and by hour."""
+    for by in ("day", "hour"):
+        items = client.get(f"/v1/audit/summary?by={by}").json()["items"]
+        assert {(i["entity"], i["status"]): i["count"] for i in items} == {
+            ("class", "INVALID"): 2, ("class", "NEW"): 1, ("enrollment", "SKIPPED"): 1,
+            ("student", "NEW"): 1, ("student", "UPDATED"): 1,
+        }  # fmt: skip
+    assert client.get("/v1/audit/summary?to=2020-01-01T00:00:00Z").json() == {"items": [], "next": None}
+
+
+def test_export(client: httpx.Client) -> None:
+    """Every event once, in both formats; filters and payloads as in the list."""
+    listed = client.get("/v1/audit/events?payload=true").json()["items"]
+    response = client.get("/v1/audit/export?payload=true")
+    assert response.headers["content-type"].startswith("application/x-ndjson")
+    assert [json.loads(line) for line in response.text.splitlines()] == listed
+    response = client.get("/v1/audit/export?format=csv")
+    assert response.headers["content-type"].startswith("text/csv")
+    rows = list(csv.DictReader(io.StringIO(response.text, newline="")))
+    assert [int(row["position"]) for row in rows] == [item["position"] for item in listed]
+    changed = next(row for row in rows if row["status"] == "UPDATED")
+    assert json.loads(changed["changes"]) == {"last_name": {"old": '"N",\n', "new": "M"}}
+    assert client.get("/v1/audit/export?entity=program").text == ""
+    some = client.get("/v1/audit/export?status=INVALID&after=5").text.splitlines()
+    assert [json.loads(line)["position"] for line in some] == [6]
+
+
+def test_commands_say_what_the_endpoints_say(client: httpx.Client, home: Path, tenant: str) -> None:
+    """The same JSON from `audit`, beside the running server."""
+    for arguments, path in (
+        (("events",), "/v1/audit/events"),
+        (("events", "--status", "INVALID", "--limit", "1"), "/v1/audit/events?status=INVALID&limit=1"),
+        (("events", "--payload", "--entity", "student"), "/v1/audit/events?payload=true&entity=student"),
+        (("record", "enrollment", "E"), "/v1/audit/records/enrollment/E"),
+        (("explain", "E"), "/v1/audit/explain/enrollments/E"),
+        (("deferred",), "/v1/audit/deferred"),
+        (("summary", "--by", "hour"), "/v1/audit/summary?by=hour"),
+    ):
+        done = command(home, tenant, "audit", *arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout) == client.get(path).json(), arguments
+    done = command(home, tenant, "audit", "export", "--format", "csv")
+    assert done.stdout == client.get("/v1/audit/export?format=csv").text.replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("audit", "events", "--status", "FINE"), "--status"),
+        (("audit", "events", "--from", "yesterday"), "--from"),
+        (("audit", "events", "--limit", "0"), "--limit"),
+        (("audit", "events", "--cursor", "!"), "--cursor"),
+        (("audit", "record", "unit", "U"), "unit"),
+        (("audit", "record", "student", "X"), "X"),
+        (("audit", "explain", "X"), "X"),
+        (("audit", "explain"), "audit explain"),
+        (("replay", "--projection", "all"), "projection"),
+        (("replay", "--check", "--parked"), "--check"),
+        (("replay", "--jobs", "0"), "--jobs"),
+        (("verify", "--anchor", "/nowhere"), "/nowhere"),
+        (("anchor", "/nowhere/x"), "/nowhere/x"),
+        (("anchor",), "FILE"),
+    ],
+)
+def test_wrong_usage(server: Server, home: Path, arguments: tuple[str, ...], named: str) -> None:
+    """Exit 1 and one line on stderr that names what is wrong."""
+    del server
+    done = command(home, "default", *arguments)
+    assert done.returncode == 1
+    assert named in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert done.stdout == ""
+
+
+def test_an_unknown_tenant(server: Server, home: Path) -> None:
+    """Every command that takes one refuses it in one line."""
+    del server
+    for arguments in (("audit", "events"), ("replay",), ("verify",), ("tenants",)):
+        done = command(home, "nobody", *arguments)
+        assert (done.returncode, "nobody" in done.stderr, done.stdout) == (1, True, "")
+
+
+def test_proof_and_replay(client: httpx.Client, home: Path, tenant: str, tmp_path: Path) -> None:
+    """verify, anchor, replay and its check, for one tenant and with two at once."""
+    anchor = tmp_path / "a.anchor"
+    assert command(home, tenant, "anchor", str(anchor)).returncode == 0
+    assert command(home, tenant, "anchor", str(anchor)).returncode == 1
+    done = command(home, tenant, "verify", "--anchor", str(anchor), "--json")
+    found: Any = json.loads(done.stdout)
+    assert (done.returncode, found["ok"], found["events"]) == (0, True, 6)
+    assert found["tenants"][0]["first_bad_position"] is None
+    before = client.get("/v1/students/S").json()
+    done = command(home, tenant, "replay")
+    assert (done.returncode, "6 events" in done.stdout) == (0, True), done.stderr
+    assert command(home, tenant, "replay", "--projection", "summary").returncode == 0
+    assert command(home, tenant, "replay", "--parked").returncode == 0
+    assert client.get("/v1/students/S").json() == before
+    done = command(home, tenant, "replay", "--check", "--json")
+    assert (done.returncode, json.loads(done.stdout)["differences"]) == (0, [])
+    assert json.loads(done.stdout)["rows"] > 10
+    listed = json.loads(command(home, tenant, "tenants", "--json").stdout)["items"]
+    assert [(item["tenant"], item["events"]) for item in listed] == [(tenant, 6)]
+
+
+def test_tenants_side_by_side(own_home: Path) -> None:
+    """Without a tenant all of them are replayed, each in a process of its own."""
+    with Server(own_home) as server:
+        for tenant in ("amman", "aqaba", "irbid"):
+            with server.client(tenant) as client:
+                client.post("/v1/sync/programs", json=[{"id": "P", "Product_Name": "x"}, {"id": "Q"}])
+        for arguments in (("replay",), ("replay", "--check")):
+            done = subprocess.run(
+                [sys.executable, "-m", "scripts.cli", *arguments, "--jobs", "2", "--json"],
+                cwd=ROOT,
+                env={**os.environ, "LEDGER_HOME": str(own_home)},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["differences"] == []
+        with server.client("aqaba") as client:
+            assert client.get("/v1/programs/P").json()["name"] == "x"
+            assert (
+                client.post("/v1/sync/programs", json={"id": "P"}).json()["results"][0]["status"]
+                == "UNCHANGED"
+            )
+
+
+def test_help() -> None:
+    """Every command explains itself with an example."""
+    for words in (
+        ("audit", "events"), ("audit", "record"), ("audit", "explain"), ("audit", "deferred"),
+        ("audit", "summary"), ("audit", "export"), ("replay",), ("verify",), ("anchor",), ("tenants",),
+    ):  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "scripts.cli", *words, "--help"],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (done.returncode, f"Example: sync-ledger {' '.join(words)}" in done.stdout) == (0, True), words
+        assert "--tenant" in done.stdout

@@ -1,0 +1,171 @@
+"""Every way in which a link of the explanation can fail, in words for a registrar."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ledger import clock
+from ledger.settings import MoodleSettings, TenantSettings
+from projections.explain import explain_enrollment
+from tests.harness import Ledger
+
+ENROLLMENT = {"id": "E", "Student": "S", "Class": "C", "status": "Active"}
+STUDENT = {"id": "S", "Last_Name": "Nasser", "Status": "Active"}
+CLASS = {"id": "C", "Class_Name": "Programming T1"}
+ON = TenantSettings(moodle=MoodleSettings(enabled=True))
+OFF = TenantSettings()
+
+
+async def explained(ledger: Ledger, settings: TenantSettings = ON) -> Any:
+    """The explanation of E."""
+    async with ledger.database.transaction(ledger.tenant, snapshot=True) as connection:
+        return await explain_enrollment(connection, ledger.tenant, settings, "E")
+
+
+async def recorded_at(ledger: Ledger, position: int) -> str:
+    """When a position was recorded."""
+    async with ledger.database.transaction(ledger.tenant) as connection:
+        instant = await connection.fetchval(
+            "select recorded_at from ledger.events where tenant_id = $1 and position = $2",
+            ledger.tenant,
+            position,
+        )
+    return clock.to_text(instant)
+
+
+def broken(found: Any) -> str | None:
+    """The first link that does not hold."""
+    return next((link["link"] for link in found["links"] if link["ok"] is False), None)
+
+
+CASES: dict[str, tuple[list[tuple[str, Any]], str, int, str]] = {
+    # what was sent, the link that fails, the position since when, a word of the reason
+    "student unknown": ([("enrollments", ENROLLMENT), ("classes", CLASS)], "student", 1, "has not come"),
+    "class unknown": ([("enrollments", ENROLLMENT), ("students", STUDENT)], "class", 1, "has not come"),
+    "student deleted": (
+        [
+            ("students", STUDENT),
+            ("classes", CLASS),
+            ("enrollments", ENROLLMENT),
+            ("students", {"id": "S", "operation": "delete"}),
+        ],
+        "student", 4, "deleted",
+    ),
+    "class deleted": (
+        [
+            ("students", STUDENT),
+            ("classes", CLASS),
+            ("enrollments", ENROLLMENT),
+            ("classes", {"id": "C", "Record_Status__s": "Trash"}),
+        ],
+        "class", 4, "deleted",
+    ),
+    "class invalid": (
+        [("students", STUDENT), ("enrollments", ENROLLMENT), ("classes", {"id": "C"})], "class", 2, "name is missing",
+    ),
+    "student not approved": (
+        [("classes", CLASS), ("enrollments", ENROLLMENT), ("students", {**STUDENT, "$approved": False})],
+        "student", 2, "not approved",
+    ),
+    "student inactive": (
+        [
+            ("students", STUDENT), ("classes", CLASS), ("enrollments", ENROLLMENT),
+            ("students", {"id": "S", "Status": "Freezed"}), ("students", {"id": "S", "First_Name": "L"}),
+        ],
+        "student", 4, "Freezed",
+    ),
+    "class inactive": (
+        [("students", STUDENT), ("classes", {**CLASS, "status": "cancelled"}), ("enrollments", ENROLLMENT)],
+        "class", 2, "cancelled",
+    ),
+    "enrollment withdrawn": (
+        [
+            ("students", STUDENT), ("classes", CLASS), ("enrollments", ENROLLMENT),
+            ("enrollments", {"id": "E", "status": "Withdrawn"}),
+        ],
+        "valid", 4, "Withdrawn",
+    ),
+    "enrollment deleted": (
+        [
+            ("students", STUDENT), ("classes", CLASS), ("enrollments", ENROLLMENT),
+            ("enrollments", {"id": "E", "operation": "delete"}),
+        ],
+        "record", 4, "deleted",
+    ),
+    "enrollment invalid": (
+        [("enrollments", {"id": "E", "Student": "Layla Nasser"})], "valid", 1, "class_zoho_id is missing",
+    ),
+    "enrollment a draft": ([("enrollments", {**ENROLLMENT, "$state": "draft"})], "valid", 1, "not approved"),
+    "moodle queued": (
+        [("students", STUDENT), ("classes", CLASS), ("enrollments", ENROLLMENT)], "moodle_enrolment", 3, "queued",
+    ),
+    "class changed to an unknown one": (
+        [
+            ("students", STUDENT), ("classes", CLASS), ("enrollments", ENROLLMENT),
+            ("enrollments", {"id": "E", "Class": "C2"}),
+        ],
+        "class", 4, "Class C2 has not come",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+async def test_what_fails(ledger: Ledger, case: str) -> None:
+    """The first link that fails is the reason, since the event that broke it."""
+    steps, link, position, word = CASES[case]
+    for plural, record in steps:
+        await ledger.post(plural, record)
+    found = await explained(ledger)
+    assert found["answer"] == "not_enrolled"
+    assert broken(found) == link
+    assert word in found["because"]
+    assert found["since"] == await recorded_at(ledger, position)
+    assert found["next_step"].endswith((".", "again."))
+    assert [k["link"] for k in found["links"]] == [
+        "record", "valid", "student", "class", "program", "moodle_user", "moodle_course", "moodle_enrolment",
+    ]  # fmt: skip
+    reason = next(k for k in found["links"] if k["link"] == link)
+    assert found["because"] == reason["detail"]
+
+
+async def test_no_moodle(ledger: Ledger) -> None:
+    """All of Zoho's side holds; nobody can say what Moodle has."""
+    for plural, record in (("students", STUDENT), ("classes", CLASS), ("enrollments", ENROLLMENT)):
+        await ledger.post(plural, record)
+    found = await explained(ledger, OFF)
+    assert found["answer"] == "unknown"
+    assert broken(found) is None
+    assert "no Moodle is connected" in found["because"]
+    assert [k["ok"] for k in found["links"]] == [True, True, True, True, None, None, None, None]
+
+
+async def test_a_version_that_was_not_used(ledger: Ledger) -> None:
+    """A stale or invalid newer event does not hide that an earlier one counts."""
+    for plural, record in (("students", STUDENT), ("classes", CLASS), ("enrollments", ENROLLMENT)):
+        await ledger.post(plural, record)
+    await ledger.post("enrollments", {**ENROLLMENT, "Modified_Time": "2001-01-01T00:00:00Z"})
+    found = await explained(ledger, OFF)
+    assert found["links"][1]["ok"] is True
+    assert "position 4 does not" in found["links"][1]["detail"]
+    assert "older" in found["links"][1]["detail"]
+
+
+async def test_programs_keep_nobody_out(ledger: Ledger) -> None:
+    """A program that is not there, is there, is deleted."""
+    enrollment = {**ENROLLMENT, "BTEC_Program": "P"}
+    for plural, record in (("students", STUDENT), ("classes", CLASS), ("enrollments", enrollment)):
+        await ledger.post(plural, record)
+    assert (await explained(ledger, OFF))["links"][4]["ok"] is None
+    await ledger.post("programs", {"id": "P", "Product_Name": "x"})
+    assert (await explained(ledger, OFF))["links"][4]["ok"] is True
+    await ledger.post("programs", {"id": "P", "operation": "delete"})
+    link = (await explained(ledger, OFF))["links"][4]
+    assert (link["ok"], "deleted" in link["detail"]) == (None, True)
+
+
+async def test_nobody(ledger: Ledger) -> None:
+    """An id of which the ledger never heard has no explanation."""
+    await ledger.post("students", STUDENT)
+    assert await explained(ledger) is None

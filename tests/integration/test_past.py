@@ -1,0 +1,136 @@
+"""The state at any position is what a replay up to that position gives."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ledger.database import Database
+from ledger.installation import Installation
+from ledger.zoho.entities import ENTITIES
+from projections import past
+from projections.history import History
+from projections.past import Past
+from projections.state import ACTIVE, DELETED, NONE, WAITING, Row, from_columns
+from tests.harness import Ledger, rebuild
+from tests.model.machine import PLURALS, deliveries
+
+STATES = (ACTIVE, WAITING, DELETED)
+
+
+@pytest.fixture(scope="module")
+def loop_and_database(installation: Installation) -> Iterator[tuple[asyncio.AbstractEventLoop, Database]]:
+    """A loop and a pool for all examples of a test."""
+    loop = asyncio.new_event_loop()
+    database = installation.database()
+    loop.run_until_complete(database.open())
+    yield loop, database
+    loop.run_until_complete(database.close())
+    loop.close()
+
+
+async def lists(past_: Past, entity: str, states: tuple[str, ...], page: int) -> list[Row]:
+    """All pages of a list."""
+    found: list[Row] = []
+    while rows := await past_.rows(entity, states, found[-1].zoho_id if found else "", page):
+        found += rows
+    return found
+
+
+async def compare(ledger: Ledger, page: int) -> None:
+    """Every position of a history, alone and in lists; and the instants of every event, one
+    before, and one that no event has.
+    """
+    async with ledger.database.transaction(ledger.tenant) as connection:
+        events = await connection.fetch(
+            "select position, recorded_at from ledger.events where tenant_id = $1 order by position",
+            ledger.tenant,
+        )
+    key = ledger.installation.master_key
+    for number, event in enumerate(events):
+        position, recorded_at = event
+        then = await rebuild(ledger.database, ledger.tenant, key, ledger.projection, position)
+        expected = {row.name: row for row in map(from_columns, then.records) if row.state != NONE}
+        instant = recorded_at  # inclusive
+        if number + 1 < len(events) and events[number + 1]["recorded_at"] > recorded_at + 1:
+            instant = recorded_at + 1  # between two events
+        async with ledger.database.transaction(ledger.tenant, snapshot=True) as connection:
+            for when in ({"position": position}, {"instant": instant}):
+                past_ = await Past.at(connection, ledger.tenant, key, ledger.projection, **when)
+                for entity in ENTITIES:
+                    names = sorted(n for n in expected if n[0] == entity.name)
+                    found = await lists(past_, entity.name, STATES, page)
+                    assert [row.name for row in found] == names, (position, when)
+                    assert found == [expected[name] for name in names], (position, when)
+                    for state in STATES:
+                        some = await lists(past_, entity.name, (state,), page)
+                        assert some == [expected[n] for n in names if expected[n].state == state]
+                    for name in [*names[:2], (entity.name, "nobody")]:
+                        assert await past_.row(name) == expected.get(name)
+
+
+@pytest.mark.parametrize("young", [past.YOUNG, 0], ids=["ids from events", "ids from records"])
+def test_every_moment(
+    loop_and_database: Any, installation: Installation, monkeypatch: pytest.MonkeyPatch, young: int
+) -> None:
+    """Random histories, every moment of them, pages of one to three."""
+    loop, database = loop_and_database
+    monkeypatch.setattr(past, "YOUNG", young)
+
+    @settings(max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(deliveries(), min_size=1, max_size=6), st.integers(1, 3))
+    def example(history: list[Any], page: int) -> None:
+        async def play() -> None:
+            ledger = Ledger(installation, database, f"past-{uuid.uuid4().hex[:12]}")
+            for entity, records in history:
+                await ledger.post(PLURALS[entity], *records)
+            await compare(ledger, page)
+            await ledger.close()
+
+        loop.run_until_complete(play())
+
+    example()
+
+
+async def test_edges(ledger: Ledger) -> None:
+    """Before the first event there is nothing, behind the last one it is the present."""
+    await ledger.post("programs", {"id": "P", "Product_Name": "x"})
+    key = ledger.installation.master_key
+    async with ledger.database.transaction(ledger.tenant, snapshot=True) as connection:
+        for when in ({"position": 0}, {"instant": 0}):
+            past_ = await Past.at(connection, ledger.tenant, key, ledger.projection, **when)
+            assert await past_.row(("program", "P")) is None
+            assert await past_.rows("program", STATES, "", 10) == []
+        for when in ({"position": 10**15}, {"instant": 2**51}):
+            past_ = await Past.at(connection, ledger.tenant, key, ledger.projection, **when)
+            [row] = await past_.rows("program", STATES, "", 10)
+            assert row.fields["name"] == "x"
+
+
+async def test_life_of_a_record(ledger: Ledger) -> None:
+    """Its own events and what others did to it, in pages of any size."""
+    await ledger.post("enrollments", {"id": "E", "Student": "S", "Class": "C"})
+    await ledger.post("students", {"id": "S"})
+    await ledger.post("classes", {"id": "C", "Class_Name": "x"})
+    await ledger.post("enrollments", {"id": "E", "status": "Late"})
+    await ledger.post("classes", {"id": "C", "operation": "delete"})
+    history = History(ledger.database, ledger.tenant, ledger.installation.master_key, ENTITIES)
+    items = await history.life(("enrollment", "E"), 0, 100)
+    assert [(i["position"], i["status"], i["reason"], i["version"]) for i in items] == [
+        (1, "SKIPPED", "student_not_synced_yet", 1),
+        (3, "NEW", "released", None),
+        (4, "UPDATED", None, 2),
+        (5, "SKIPPED", "class_not_synced_yet", None),
+    ]
+    assert items[1]["caused_by"] == {"entity": "class", "zoho_id": "C"}
+    for size in (1, 2, 3):
+        found: list[Any] = []
+        while more := await history.life(("enrollment", "E"), found[-1]["position"] if found else 0, size):
+            found += more
+        assert found == items

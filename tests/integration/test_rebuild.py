@@ -1,0 +1,312 @@
+"""Rebuilding beside the live rows: the same rows, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from ledger.errors import OtherVersionError
+from ledger.events import Event
+from projections import rebuild as rebuilding
+from projections.check import check
+from projections.fold import CurrentState, Outcome
+from projections.followers import Followers, Lease, position_of
+from projections.rebuild import Progress, Rebuild, Replay, outdated, rebuild_follower
+from projections.state import View
+from projections.summary import SPANS, Summary
+from tests.harness import ROOT, Ledger
+
+
+def replay(ledger: Ledger, projection: CurrentState | None = None, **options: Any) -> Replay:
+    """What replays of the test's tenant work with."""
+    key = ledger.installation.master_key
+    return Replay(
+        ledger.database, ledger.tenant, key, projection or ledger.projection, [Summary()], **options
+    )
+
+
+async def story(ledger: Ledger, count: int = 30) -> None:
+    """A history with every kind of outcome."""
+    for number in range(count):
+        await ledger.post(
+            "enrollments", {"id": f"E{number}", "Student": f"S{number}", "Class": "C"}, {"id": "?"}
+        )
+        await ledger.post("students", {"id": f"S{number}", "Last_Name": "N"}, {"id": f"S{number}"})
+        if number % 5 == 0:
+            await ledger.post("classes", {"id": "C", "Class_Name": f"A{number}"})
+        if number % 7 == 0:
+            await ledger.post("classes", {"id": "C", "operation": "delete"}, 7)
+    await followed(ledger)
+
+
+async def followed(ledger: Ledger) -> None:
+    """The summary has come to the head, by this process or by a server of this run."""
+    runner = Followers(ledger.database, "default", [Summary()])
+    while True:
+        await runner.catch_up(ledger.tenant)
+        position, generation, _ = await head(ledger)
+        async with ledger.database.transaction(ledger.tenant) as connection:
+            if await position_of(connection, ledger.tenant, Summary(), generation) == position:
+                return
+
+
+async def head(ledger: Ledger) -> Any:
+    """Position, generation and version."""
+    async with ledger.database.transaction(ledger.tenant) as connection:
+        return await connection.fetchrow(
+            "select position, generation, version from ledger.heads where tenant_id = $1", ledger.tenant
+        )
+
+
+async def everything(ledger: Ledger) -> dict[str, set[Any]]:
+    """Every read-model row but for its generation."""
+    return {table: await ledger.rows(table) for table in ("records", "links", "outcomes", "summary")}
+
+
+async def consistent(ledger: Ledger) -> None:
+    """The live rows are what a replay gives, and there are no others."""
+    report = await check(replay(ledger))
+    assert report.differences == []
+    generation = (await head(ledger))["generation"]
+    async with ledger.database.transaction(ledger.tenant) as connection:
+        for table in ("records", "links", "outcomes"):
+            found = await connection.fetch(
+                f"select distinct generation from ledger.{table} where tenant_id = $1", ledger.tenant
+            )
+            assert [row["generation"] for row in found] in ([], [generation]), table
+
+
+async def test_the_same_rows(ledger: Ledger) -> None:
+    """A new generation with the same rows, one after the other; the lane goes on."""
+    await story(ledger)
+    before = await everything(ledger)
+    for generation in (2, 3):
+        assert await Rebuild(replay(ledger)).run() == (await head(ledger))["position"]
+        assert (await head(ledger))["generation"] == generation
+        assert await everything(ledger) == before
+        await consistent(ledger)
+    assert await ledger.statuses("students", {"id": "S1", "Last_Name": "M"}) == ["UPDATED"]
+    await consistent(ledger)
+
+
+async def test_an_empty_tenant(ledger: Ledger) -> None:
+    """Nothing to fold is no obstacle."""
+    await ledger.post("programs", {"id": "P", "Product_Name": "x"})
+    await Rebuild(replay(ledger)).run()
+    await consistent(ledger)
+
+
+async def test_traffic_goes_on(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Posts before, during and behind each page, save and switch: none is lost or refused."""
+    monkeypatch.setattr(rebuilding, "NEARLY", 3)
+    monkeypatch.setattr(rebuilding, "SAVE_SECONDS", 0.0)
+    await story(ledger, 10)
+    posts: list[asyncio.Task[Any]] = []
+
+    def tell(_: Progress) -> None:
+        number = len(posts)
+        if number < 20:
+            records = [{"id": f"L{number}", "Last_Name": "x"}, {"id": "S1", "Last_Name": str(number)}]
+            posts.append(asyncio.create_task(ledger.post("students", *records)))
+
+    for _ in range(3):
+        await Rebuild(replay(ledger, tell=tell)).run()
+    for answer in await asyncio.gather(*posts):
+        assert [r["status"] for r in answer["results"]] == ["NEW", "UPDATED"]
+    await followed(ledger)
+    await consistent(ledger)
+
+
+class _CutError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 4])
+async def test_resumed(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, cut: int) -> None:
+    """One that was broken off goes on from what it had saved, and ends with the same rows."""
+    monkeypatch.setattr("ledger.store._PAGE", 20)
+    monkeypatch.setattr(rebuilding, "SAVE_SECONDS", 0.0)
+    await story(ledger)
+    before, told = await everything(ledger), 0
+
+    def tell(_: Progress) -> None:
+        nonlocal told
+        told += 1
+        if told == cut:
+            raise _CutError
+
+    with pytest.raises(_CutError):
+        await Rebuild(replay(ledger, tell=tell)).run()
+    assert (await head(ledger))["generation"] == 1
+    assert await check(replay(ledger)) is not None
+    total = (await head(ledger))["position"]
+    assert await Rebuild(replay(ledger)).run() == total - 20 * (cut - 1)
+    assert await everything(ledger) == before
+    await consistent(ledger)
+
+
+POINTS = {"filling": "ledger.outcomes", "saving": "ledger.records", "switching": "ledger.heads"}
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_killed(ledger: Ledger, point: str) -> None:
+    """SIGKILL of `sync-ledger replay` where it writes: the live rows are untouched, the next
+    one does the work.
+    """
+    await story(ledger, 5)
+    before = await everything(ledger)
+    embedded = ledger.installation.embedded
+    assert embedded is not None
+    import asyncpg
+
+    admin = await asyncpg.connect(embedded.dsn(), password=embedded.password())
+    watcher = await asyncpg.connect(embedded.dsn(), password=embedded.password())
+    await admin.execute("begin")
+    if point == "switching":
+        await admin.execute("select from ledger.heads where tenant_id = $1 for share", ledger.tenant)
+    else:
+        await admin.execute(f"lock table {POINTS[point]} in share mode")
+    command = [sys.executable, "-m", "scripts.cli", "replay", "--tenant", ledger.tenant]
+    environment = {**os.environ, "LEDGER_HOME": str(ledger.installation.settings.home)}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    while not await watcher.fetchval("select exists (select from pg_locks where not granted)"):
+        await asyncio.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    await admin.execute("rollback")
+    assert (await head(ledger))["generation"] == 1
+    assert await ledger.statuses("students", {"id": "S1", "Last_Name": "N"}) == ["UNCHANGED"]
+    await admin.execute("delete from ledger.leases where tenant_id = $1", ledger.tenant)  # it has run out
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    await followed(ledger)
+    assert before["records"] - await ledger.rows("records") == {
+        row for row in before["records"] if row[:2] == ("student", "S1")
+    }
+    await consistent(ledger)
+    await admin.close()
+    await watcher.close()
+
+
+async def test_two_at_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one waits, and is refused while the first one lives."""
+    monkeypatch.setattr(rebuilding, "LEASE_SECONDS", 0.2)
+    await story(ledger, 2)
+    async with ledger.database.transaction(ledger.tenant) as connection:
+        assert await Lease(ledger.tenant, "rebuild", seconds=3600).take(connection)
+    with pytest.raises(rebuilding.ReplayRunningError):
+        await Rebuild(replay(ledger)).run()
+
+
+class Shouting(CurrentState):
+    """The next release: whoever is deleted is not there at all (the second version)."""
+
+    version = 2
+
+    def apply(self, view: View, event: Event, payload: Any) -> Outcome:
+        """As before, but what was SKIPPED as stale is INVALID."""
+        outcome = super().apply(view, event, payload)
+        if outcome.reason == "stale":
+            return Outcome("INVALID", errors=[("modified_time", "is stale")])
+        return outcome
+
+
+async def test_a_new_version_of_a_projection(ledger: Ledger) -> None:
+    """The new process rebuilds while the old one serves; then the old one refuses to write."""
+    stale = {"id": "S1", "Modified_Time": "2001-01-01T00:00:00Z"}
+    await story(ledger, 5)
+    assert await ledger.statuses("students", stale) == ["SKIPPED"]
+    new = Ledger(ledger.installation, ledger.database, ledger.tenant, projection=Shouting(ledger.entities))
+    with pytest.raises(OtherVersionError) as refused:
+        await new.post("students", stale)
+    assert not refused.value.is_newer
+    assert ledger.tenant in await outdated(ledger.database, "default", new.projection)
+
+    def tell(_: Progress) -> None:  # the old process serves meanwhile
+        posts.append(asyncio.create_task(ledger.post("students", {"id": "S2", "Last_Name": "old"})))
+
+    posts: list[asyncio.Task[Any]] = []
+    await Rebuild(replay(ledger, new.projection, tell=tell)).run()
+    assert (await head(ledger))["version"] == 2
+    assert ledger.tenant not in await outdated(ledger.database, "default", new.projection)
+    await asyncio.gather(*posts, return_exceptions=True)
+    assert posts[0].exception() is None
+    with pytest.raises(OtherVersionError) as refused:
+        await ledger.post("students", {"id": "S3"})
+    assert refused.value.is_newer
+    assert await new.statuses("students", stale) == ["INVALID"]
+    assert (await check(replay(ledger, new.projection))).differences == []
+    rows = await ledger.rows("outcomes")
+    assert not any(row[5] == "stale" for row in rows)
+    await new.close()
+
+
+class Failing(CurrentState):
+    """A handler that fails on one name, until it is mended."""
+
+    mended = False
+
+    def apply(self, view: View, event: Event, payload: Any) -> Outcome:
+        """Fails on `boom`."""
+        if not self.mended and payload is not None and "boom" in payload.values.values():
+            raise RuntimeError("boom")
+        return super().apply(view, event, payload)
+
+
+async def parked(ledger: Ledger) -> list[tuple[int, str]]:
+    """Positions and reasons of what is parked."""
+    async with ledger.database.transaction(ledger.tenant) as connection:
+        rows = await connection.fetch(
+            "select position, reason from ledger.parked where tenant_id = $1 order by position", ledger.tenant
+        )
+    return [tuple(row) for row in rows]
+
+
+async def test_parked_events(ledger: Ledger) -> None:
+    """A failed event stays out of every rebuild until it is retried; then it counts at its place."""
+    failing = Failing(ledger.entities)
+    ledger = Ledger(ledger.installation, ledger.database, ledger.tenant, projection=failing)
+    assert await ledger.statuses("students", {"id": "S"}, {"id": "S", "Last_Name": "boom"}) == [
+        "NEW",
+        "ERROR",
+    ]
+    assert await ledger.statuses("students", {"id": "S", "First_Name": "A"}) == ["UPDATED"]
+    await followed(ledger)
+    await Rebuild(replay(ledger)).run()
+    assert await parked(ledger) == [(2, "RuntimeError")]
+    await consistent(ledger)
+    await Rebuild(replay(ledger), retry_parked=True).run()
+    assert await parked(ledger) == [(2, "RuntimeError")]
+    failing.mended = True
+    await Rebuild(replay(ledger)).run()
+    assert await parked(ledger) == [(2, "RuntimeError")]  # not before it is asked for
+    await Rebuild(replay(ledger), retry_parked=True).run()
+    assert await parked(ledger) == []
+    await consistent(ledger)
+    [row] = [r for r in await ledger.rows("records") if r[0] == "student"]
+    assert b'"last_name":"boom"' in row[-1]
+    assert b'"first_name":"A"' in row[-1]
+    await ledger.close()
+
+
+async def test_one_follower_alone(ledger: Ledger) -> None:
+    """The summary is counted anew in its place, whatever stood there."""
+    await story(ledger, 5)
+    before = await ledger.rows("summary")
+    async with ledger.database.transaction(ledger.tenant) as connection:
+        await connection.execute(
+            "update ledger.summary set count = count + 1 where tenant_id = $1", ledger.tenant
+        )
+    assert (await check(replay(ledger))).differences
+    await rebuild_follower(replay(ledger), Summary())
+    assert await ledger.rows("summary") == before
+    await consistent(ledger)
+    async with ledger.database.transaction(ledger.tenant, snapshot=True) as connection:
+        counts = await Summary().counts(connection, ledger.tenant, None, None, SPANS["day"])
+    assert sum(item["count"] for item in counts) == (await head(ledger))["position"]
