@@ -352,7 +352,16 @@ def main() -> None:
         serve_floor()
         return
     if "--help" in sys.argv or "-h" in sys.argv:
-        print("usage: scripts/bench [--rounds 5] [--scale 1.0]\n\nexample: scripts/bench --rounds 3")
+        print(
+            "usage: scripts/bench [--rounds 5] [--scale 1.0]        what a durable post costs\n"
+            "       scripts/bench past [--events 1000000]           what asking a long past costs\n\n"
+            "example: scripts/bench --rounds 3"
+        )
+        return
+    if sys.argv[1:2] == ["past"]:
+        from scripts import bench_past
+
+        bench_past.main(sys.argv[2:])
         return
     options = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=False))
     bench = Bench(int(options.get("--rounds", 5)), float(options.get("--scale", 1)))

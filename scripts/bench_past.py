@@ -1,0 +1,281 @@
+"""`scripts/bench past`: what it costs to ask a long past, to rebuild it and to prove it.
+
+The ledger is seeded by the product's own append. A record has five events: NEW, then
+UNCHANGED, UPDATED, UNCHANGED, UPDATED; ten of twenty records are enrollments, eight
+students, one a class, one a program. Everything is measured at the small size and at
+the large one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from api.answers import renderer
+from ledger.database import Database
+from ledger.installation import Installation, open_installation
+from ledger.lane import Delivery, Lane
+from ledger.seal import Origin
+from ledger.settings import Settings, TenantSettings
+from ledger.store import EVENT_COLUMNS
+from ledger.zoho.entities import ENTITIES
+from ledger.zoho.payloads import read_payload
+from ledger.zoho.records import Reader
+from projections.inline import InlineState
+from scripts.output import Meter
+
+TENANT = "past"
+BLOCK = 20_000  # records whose five events lie among each other's
+BATCH = 1_000
+ROUNDS = 5
+ASKED = 200  # queries of each kind
+
+
+def record(number: int, version: int) -> tuple[str, dict[str, Any]]:
+    """One of a record's five events, about 1 KB as Zoho sends it."""
+    place = number % 20
+    base = number - place
+    common = {
+        "Modified_Time": f"2026-0{version + 1}-11T14:05:09+03:00",
+        "Description": "x" * 640,
+        "Owner": {"name": "Registry", "id": "7012345000001000001", "email": "registry@college.example"},
+        "$approved": True,
+    }
+    status = ("Active", "Late")[version // 2 % 2] if version < 4 else "Active again"
+    if place < 8:
+        return "students", {
+            "id": f"S{number}", "Name": f"S26B{number}", "First_Name": "Layla", "Last_Name": "Nasser",
+            "Academic_Email": f"s{number}@college.example", "Status": status, **common,
+        }  # fmt: skip
+    if place == 8:
+        return "classes", {"id": f"C{number}", "Class_Name": "Programming", "Class_Status": status, **common}
+    if place == 9:
+        return "programs", {
+            "id": f"P{number}",
+            "Product_Name": "BTEC",
+            "Price": "199.5",
+            "Status": status,
+            **common,
+        }
+    student = base + random.Random(number).randrange(8)
+    return "enrollments", {
+        "id": f"E{number}", "Student": {"id": f"S{student}"}, "BTEC_Class": {"id": f"C{base + 8}"},
+        "status": status, **common,
+    }  # fmt: skip
+
+
+class Seed:
+    """Fills the ledger through a lane."""
+
+    def __init__(self, installation: Installation, database: Database) -> None:
+        self._reader = Reader(ENTITIES, TenantSettings())
+        render = renderer(ENTITIES, moodle_enabled=False)
+        self._lane = Lane(
+            TENANT, database, installation.master_key, ENTITIES, InlineState(ENTITIES), render, ttl_seconds=0
+        )
+        self.records = 0
+
+    async def fill(self, events: int, meter: Meter) -> None:
+        """Grows the ledger to so many events."""
+        first = self.records
+        while self.records * 5 < events:
+            size = min(BLOCK, events // 5 - self.records)
+            for version in range(5):
+                for start in range(self.records, self.records + size, BATCH):
+                    numbers = range(start, min(start + BATCH, self.records + size))
+                    by_plural: dict[str, list[dict[str, Any]]] = {}
+                    for number in numbers:
+                        plural, raw = record(number, version)
+                        by_plural.setdefault(plural, []).append(raw)
+                    for plural, raws in by_plural.items():
+                        await self._post(plural, raws)
+                    done = 5 * (self.records - first) + version * size + (numbers.stop - self.records)
+                    meter.tell(TENANT, 5 * first + done, events)
+            self.records += size
+
+    async def _post(self, plural: str, raws: list[dict[str, Any]]) -> None:
+        body = json.dumps({"data": raws}).encode()
+        payload = read_payload(body, "application/json", b"")
+        entity = ENTITIES.by_plural[plural]
+        records = [self._reader.read(entity.name, raw, suspect=payload.suspect) for raw in payload.records]
+        origin = Origin(TENANT, "sync", uuid.uuid4().hex)
+        await self._lane.submit(
+            Delivery(plural, origin.delivery_id, True, sha256(body).digest(), origin, records, remember=False)
+        )
+
+    async def close(self) -> None:
+        """Ends the lane."""
+        await self._lane.close()
+
+
+def command(home: Path, *arguments: str) -> tuple[float, float]:
+    """Seconds and peak resident MB of one `sync-ledger` command."""
+    started = time.perf_counter()
+    with Path(os.devnull).open("wb") as nowhere:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "scripts.cli", *arguments],
+            cwd=Path(__file__).resolve().parent.parent,
+            env={**os.environ, "LEDGER_HOME": str(home)},
+            stdout=nowhere,
+            stderr=nowhere,
+        )
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise RuntimeError(f"sync-ledger {' '.join(arguments)} ended with {process.returncode}")
+    return time.perf_counter() - started, usage.ru_maxrss / 1024
+
+
+async def raw_read(database: Database) -> float:
+    """Rows a second of a keyset read of every event, nothing done with them."""
+    rows, after, started = 0, 0, time.perf_counter()
+    columns = ", ".join(EVENT_COLUMNS)
+    while True:
+        async with database.transaction(TENANT) as connection:
+            page = await connection.fetch(
+                f"select {columns} from ledger.events where tenant_id = $1 and position > $2"
+                " order by position limit 5000",
+                TENANT,
+                after,
+            )
+        if not page:
+            return rows / (time.perf_counter() - started)
+        rows += len(page)
+        after = page[-1]["position"]
+
+
+def ask(url: str, records: int, events: int) -> dict[str, float]:
+    """Median milliseconds of each kind of question over HTTP, records and moments at random."""
+    chance = random.Random(7)
+    times: dict[str, list[float]] = {}
+    with httpx.Client(base_url=url, headers={"X-Tenant-ID": TENANT}, timeout=60) as client:
+        for _ in range(ASKED):
+            number = chance.randrange(records // 20) * 20 + chance.randrange(10, 20)
+            then = chance.randrange(events // 20, events)
+            for name, path in (
+                ("one record's history", f"/v1/audit/records/enrollment/E{number}"),
+                ("one record as of then", f"/v1/enrollments/E{number}?at_position={then}"),
+                ("explain", f"/v1/audit/explain/enrollments/E{number}"),
+                (
+                    "a page as of then (100 enrollments)",
+                    f"/v1/enrollments?at_position={then}&cursor={_cursor(number)}",
+                ),
+            ):
+                started = time.perf_counter()
+                response = client.get(path)
+                times.setdefault(name, []).append(time.perf_counter() - started)
+                if response.status_code not in (200, 404):
+                    raise RuntimeError(response.text)
+    return {name: statistics.median(values) * 1000 for name, values in times.items()}
+
+
+def _cursor(number: int) -> str:
+    from api.queries import cursor_of
+
+    return cursor_of(f"E{number}")
+
+
+def state_megabytes(records: int) -> float:
+    """What the rows of so many records weigh in memory, from a thousand of them."""
+    script = (
+        "import resource, sys\n"
+        "from projections.state import WholeView, Row\n"
+        "import os\n"
+        "def row(i):\n"
+        "    return Row('enrollment', f'E{i}', 'active', 5, 3, i, i, i, i, i, None, None, (), os.urandom(16),\n"
+        "        {n: os.urandom(8) for n in (1, 2, 4)}, os.urandom(16),\n"
+        "        {'student_zoho_id': f'S{i}', 'class_zoho_id': f'C{i}', 'status': f'Active{i}'})\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "view = WholeView()\n"
+        "for i in range(int(sys.argv[1])):\n"
+        "    r = row(i); view.rows[r.name] = r\n"
+        "    view.dependents.setdefault(('student', f'S{i}'), set()).add(r.name)\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(records)], capture_output=True, text=True, check=True
+    )
+    return float(done.stdout)
+
+
+async def measure(home: Path, seed: Seed, database: Database, events: int) -> dict[str, float]:
+    """Everything at one size."""
+    from scripts.bench import Process
+
+    found: dict[str, float] = {}
+    server = Process(home, "scripts.cli", "serve", "--port", "0")
+    try:
+        found |= await asyncio.to_thread(ask, f"http://127.0.0.1:{server.port}", seed.records, events)
+    finally:
+        server.stop()
+    found["raw keyset read /s"] = await raw_read(database)
+    for name, arguments in (
+        ("rebuild", ("replay", "--tenant", TENANT)),
+        ("check", ("replay", "--check", "--tenant", TENANT)),
+        ("export", ("audit", "export", "--tenant", TENANT)),
+        ("verify", ("verify", "--tenant", TENANT)),
+    ):
+        seconds, megabytes = await asyncio.to_thread(command, home, *arguments)
+        found[f"{name} /s"], found[f"{name} MB"] = events / seconds, megabytes
+    found["state MB"] = await asyncio.to_thread(state_megabytes, seed.records)
+    return found
+
+
+async def run(sizes: list[int], home: Path) -> None:
+    """Seeds, measures and prints."""
+    installation = await open_installation(Settings(home=home))
+    database = installation.database()
+    await database.open()
+    seed = Seed(installation, database)
+    results: list[dict[str, float]] = []
+    for size in sizes:
+        started = time.perf_counter()
+        with Meter("seeding") as meter:
+            await seed.fill(size, meter)
+        print(
+            f"seeded to {size:,} events in {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True
+        )
+        results.append(await measure(home, seed, database, size))
+    await seed.close()
+    await database.close()
+    installation.close()
+    print(f"{'what':42}" + "".join(f"{size:>14,}" for size in sizes) + "  aim")
+    for name in results[0]:
+        values = "".join(f"{result[name]:14,.1f}" for result in results)
+        print(f"{name:42}{values}  {AIMS.get(name, '')}")
+
+
+AIMS = {
+    "one record's history": "< 5 ms, within 1.5x",
+    "one record as of then": "< 5 ms, within 1.5x",
+    "explain": "< 5 ms, within 1.5x",
+    "a page as of then (100 enrollments)": "< 50 ms, within 1.5x",
+    "rebuild /s": ">= 60,000",
+    "rebuild MB": "<= 300 + state",
+    "export /s": ">= 60,000",
+    "export MB": "within 1.2x",
+    "verify /s": ">= 150,000",
+    "verify MB": "within 1.2x",
+}
+
+
+def main(arguments: list[str]) -> None:
+    """`scripts/bench past [--events 1000000] [--home DIR]`."""
+    options = dict(zip(arguments[::2], arguments[1::2], strict=False))
+    events = int(options.get("--events", 1_000_000))
+    home = Path(options.get("--home") or tempfile.mkdtemp(prefix="slb-", dir="/tmp"))
+    home.chmod(0o711)
+    asyncio.run(run([events // 10, events], home))
