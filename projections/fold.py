@@ -84,7 +84,7 @@ class CurrentState:
 
     def handles(self, event: Event) -> bool:
         """Whether this projection knows the event's topic and entity."""
-        return event.topic.startswith("RecordReceived.v") and (event.entity or "") in self._entities
+        return event.entity in self._rules and event.topic.startswith("RecordReceived.v")
 
     def needs_of(self, event: Event) -> set[Name]:
         """The records that an event names and that its record may have to wait for."""
@@ -151,19 +151,17 @@ class CurrentState:
         problems: list[tuple[str, str]],
     ) -> Outcome:
         merged = _Merge(rules, row, event, payload)
-        said = dict(problems)
-        if lacking := [f.name for f in rules.required if merged.macs.get(f.number) is None]:
-            return Outcome("INVALID", errors=[(f, said.get(f, MISSING)) for f in lacking])
         effective = _effective(event)
-        if row.state == DELETED and effective <= (row.effective_at or 0):
-            return Outcome("SKIPPED", "deleted")
-        if row.state != NONE and effective < (row.effective_at or 0):
-            return Outcome("SKIPPED", "stale")
-        if event.flags & NOT_APPROVED:
-            return Outcome("SKIPPED", "not_approved")
+        if refused := self._refused(row, event, effective, merged, problems):
+            return refused
 
-        before_state, before_needs = row.state, _needs(rules, row)
-        after_needs = merged.needs()
+        if merged.repeats and row.state == ACTIVE:  # nothing can follow from it
+            row.effective_at, row.own_position = effective, event.position
+            merged.store(row)
+            return Outcome("UNCHANGED", warnings=problems)
+
+        before_state, before_needs = row.state, _needs(rules, row.fields)
+        after_needs = _needs(rules, merged.fields)
         waiting_for = tuple(n for n in after_needs if not _is_active(view, n))
         changes = merged.changes()
         row.effective_at = effective
@@ -200,6 +198,21 @@ class CurrentState:
             self._arrive(view, row.name, event, outcome.effects)
         return outcome
 
+    def _refused(
+        self, row: Row, event: Event, effective: int, merged: _Merge, problems: list[tuple[str, str]]
+    ) -> Outcome | None:
+        """Why a record does not count, by the first rule that fits; None where it does."""
+        if lacking := [f.name for f in merged.rules.required if merged.macs.get(f.number) is None]:
+            said = dict(problems)
+            return Outcome("INVALID", errors=[(f, said.get(f, MISSING)) for f in lacking])
+        if row.state == DELETED and effective <= (row.effective_at or 0):
+            return Outcome("SKIPPED", "deleted")
+        if row.state != NONE and effective < (row.effective_at or 0):
+            return Outcome("SKIPPED", "stale")
+        if event.flags & NOT_APPROVED:
+            return Outcome("SKIPPED", "not_approved")
+        return None
+
     def _delete(self, view: View, row: Row, event: Event) -> Outcome:
         effective = _effective(event)
         if row.state == DELETED:
@@ -208,7 +221,7 @@ class CurrentState:
         if row.state != NONE and effective < (row.effective_at or 0):
             return Outcome("SKIPPED", "stale")
         before_state = row.state
-        _relink(view, row.name, _needs(self._rules[row.entity], row), ())
+        _relink(view, row.name, _needs(self._rules[row.entity], row.fields), ())
         row.state, row.deleted_at, row.effective_at = DELETED, event.recorded_at, effective
         row.own_position = event.position
         row.waiting_for, row.waiting_since, row.active_fingerprint = (), None, None
@@ -246,7 +259,7 @@ class CurrentState:
             if before is None or name in before.waiting_for:
                 continue
             row = view.edit(dependent)
-            needs = _needs(self._rules[row.entity], row)
+            needs = _needs(self._rules[row.entity], row.fields)
             row.waiting_for = tuple(n for n in needs if n == name or n in row.waiting_for)
             _mark(row, event)
             if before.state != ACTIVE:
@@ -272,7 +285,7 @@ class _Merge:
     """A record laid over the state: absent fields keep what the state has."""
 
     def __init__(self, rules: _Rules, row: Row, event: Event, payload: Values | None) -> None:
-        self._rules, self._row, self._event = rules, row, event
+        self.rules, self._row, self._event = rules, row, event
         self.fields: dict[str, str | None]
         self.macs: Macs
         came, provisional = digests.unpack(event.content_mac or b"")
@@ -286,8 +299,8 @@ class _Merge:
         self._stand_ins = stand_ins
         if stand_ins or provisional:
             self._stand_ins = frozenset(n for n in stand_ins if n not in came) | provisional & came.keys()
-        self._same = self._comparable and came.items() <= base.items()
-        if self._same:  # the record says what the state says: nothing needs to be opened
+        self.repeats = row.key_id == event.key_id and came.items() <= base.items()
+        if self.repeats:  # the record says what the state says: nothing needs to be opened
             self.macs, self.fields = row.macs, row.fields
             return
         self.macs = {**base, **came}
@@ -304,23 +317,23 @@ class _Merge:
                     fields[field.name] = given[field.name]
         self.fields = fields
 
-    def needs(self) -> tuple[Name, ...]:
-        """The records that must be there, in the order of declaration."""
-        return tuple(
-            (f.refers, value) for f in self._rules.needs if f.refers and (value := self.fields.get(f.name))
-        )
-
     def changes(self) -> dict[str, tuple[str | None, str | None]]:
         """Each canonical field that differs: (old, new)."""
-        if self._same:
+        if self.repeats:
             return {}
-        old, new = self._row.fields, self.fields
-        return {f.name: (old.get(f.name), new.get(f.name)) for f in self._rules.fields if self._differs(f)}
-
-    def _differs(self, field: Field) -> bool:
-        if self._comparable:
-            return self._row.macs.get(field.number) != self.macs.get(field.number)
-        return self._row.fields.get(field.name) != self.fields.get(field.name)
+        old, new, fields = self._row.fields, self.fields, self.rules.fields
+        if not self._comparable:
+            return {
+                f.name: (old.get(f.name), new.get(f.name))
+                for f in fields
+                if old.get(f.name) != new.get(f.name)
+            }
+        before, after = self._row.macs, self.macs
+        return {
+            f.name: (old.get(f.name), new.get(f.name))
+            for f in fields
+            if before.get(f.number) != after.get(f.number)
+        }
 
     def store(self, row: Row) -> None:
         """Makes the result the row's content."""
@@ -353,8 +366,11 @@ def _mark(row: Row, event: Event) -> None:
     row.updated_at = event.recorded_at
 
 
-def _needs(rules: _Rules, row: Row) -> tuple[Name, ...]:
-    return tuple((f.refers, value) for f in rules.needs if f.refers and (value := row.fields.get(f.name)))
+def _needs(rules: _Rules, fields: dict[str, str | None]) -> tuple[Name, ...]:
+    """The records that must be there, in the order of declaration."""
+    if not rules.needs:
+        return ()
+    return tuple((f.refers, value) for f in rules.needs if f.refers and (value := fields.get(f.name)))
 
 
 def _is_active(view: View, name: Name) -> bool:
@@ -363,6 +379,8 @@ def _is_active(view: View, name: Name) -> bool:
 
 
 def _relink(view: View, name: Name, before: tuple[Name, ...], after: tuple[Name, ...]) -> None:
+    if before == after:
+        return
     for needed in before:
         if needed not in after:
             view.unlink(needed, name)

@@ -43,6 +43,7 @@ NEARLY = 1_000
 """So few events are left to the transaction that holds the head's lock."""
 LEASE_SECONDS = 10.0
 _CHUNK = 5_000  # rows a statement
+_BREATH = 250  # events folded before the database gets a turn
 _NO_GENERATION = 2**31 - 1
 
 
@@ -176,15 +177,29 @@ class Rebuild:
             head = await self._head()
             if head - self._position <= NEARLY and self._saved and head - self._saved <= 2 * NEARLY:
                 return
-            async for page in pages(
-                replay.database, tenant_id, replay.master_key, unsealer, self._position, head
-            ):
-                self._fold(page)
-                await self._write_outcomes()
-                replay.tell(Progress(tenant_id, self._position, head))
-                if time.monotonic() > save_at:
-                    await self._save()
-                    save_at = time.monotonic() + SAVE_SECONDS
+            writing: asyncio.Task[None] | None = None
+            try:
+                async for page in pages(
+                    replay.database, tenant_id, replay.master_key, unsealer, self._position, head
+                ):
+                    # the database reads the next page and writes the last one meanwhile
+                    for at in range(0, len(page), _BREATH):
+                        self._fold(page[at : at + _BREATH])
+                        await asyncio.sleep(0)
+                    if writing is not None:
+                        await writing
+                    writing = asyncio.create_task(self._write_outcomes())
+                    await asyncio.sleep(0)
+                    replay.tell(Progress(tenant_id, self._position, head))
+                    if time.monotonic() > save_at:
+                        await writing
+                        await self._save()
+                        save_at = time.monotonic() + SAVE_SECONDS
+                if writing is not None:
+                    await writing
+            finally:
+                if writing is not None:
+                    writing.cancel()
             await self._save()
             if not head:
                 return

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
+import gc
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import msgspec
+import uvloop
 
 from ledger import settings as configuration
 from ledger.database import Database
@@ -90,4 +91,5 @@ def run(command: Callable[[Opened], Awaitable[T]]) -> T:
         async with opened() as ledger:
             return await command(ledger)
 
-    return asyncio.run(inner())
+    gc.set_threshold(50_000, 20, 100)  # what a command holds is mostly there to stay
+    return uvloop.run(inner())

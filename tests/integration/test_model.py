@@ -90,7 +90,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ("sql", "where r.tenant_id = p_tenant and r.generation = head.generation\n             and r.entity = w.entity and r.zoho_id = w.zoho_id\n           limit 1) r);\n  end if;\n  if cardinality(p_needs_ids)", "where r.generation = head.generation\n             and r.entity = w.entity and r.zoho_id = w.zoho_id\n           limit 1) r);\n  end if;\n  if cardinality(p_needs_ids)"),
     ],
     "fingerprint concatenates": [
-        ("projections.state", 'digest.update(b"\\x00" * (MAC_BYTES + 1) if mac is None else b"\\x01" + mac)', 'digest.update(b"" if mac is None else mac)'),
+        ("projections.state", 'parts.append(_NO_MAC if mac is None else b"\\x01" + mac)', 'parts.append(b"" if mac is None else mac)'),
         ("ledger.vault", 'salt=field_number.to_bytes(2, "big")', 'salt=b""'),
     ],
     "UNCHANGED is not appended": [

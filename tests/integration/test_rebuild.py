@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from typing import Any
 
+import asyncpg
+import httpx
 import pytest
+import uvicorn
 
+from api.app import create_app
 from ledger.errors import OtherVersionError
 from ledger.events import Event
 from projections import rebuild as rebuilding
@@ -163,8 +169,6 @@ async def test_killed(ledger: Ledger, point: str) -> None:
     before = await everything(ledger)
     embedded = ledger.installation.embedded
     assert embedded is not None
-    import asyncpg
-
     admin = await asyncpg.connect(embedded.dsn(), password=embedded.password())
     watcher = await asyncpg.connect(embedded.dsn(), password=embedded.password())
     await admin.execute("begin")
@@ -217,7 +221,7 @@ class Shouting(CurrentState):
         return outcome
 
 
-async def test_a_new_version_of_a_projection(ledger: Ledger) -> None:
+async def test_a_new_version_of_a_projection(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """The new process rebuilds while the old one serves; then the old one refuses to write."""
     stale = {"id": "S1", "Modified_Time": "2001-01-01T00:00:00Z"}
     await story(ledger, 5)
@@ -228,15 +232,17 @@ async def test_a_new_version_of_a_projection(ledger: Ledger) -> None:
     assert not refused.value.is_newer
     assert ledger.tenant in await outdated(ledger.database, "default", new.projection)
 
-    def tell(_: Progress) -> None:  # the old process serves meanwhile
-        posts.append(asyncio.create_task(ledger.post("students", {"id": "S2", "Last_Name": "old"})))
-
-    posts: list[asyncio.Task[Any]] = []
-    await Rebuild(replay(ledger, new.projection, tell=tell)).run()
+    monkeypatch.setattr("ledger.store._PAGE", 5)
+    rebuilding_ = asyncio.create_task(Rebuild(replay(ledger, new.projection)).run())
+    served = 0
+    with contextlib.suppress(OtherVersionError):
+        while not rebuilding_.done():  # the old process serves meanwhile
+            await ledger.post("students", {"id": "S2", "Last_Name": str(served)})
+            served += 1
+    await rebuilding_
+    assert served
     assert (await head(ledger))["version"] == 2
     assert ledger.tenant not in await outdated(ledger.database, "default", new.projection)
-    await asyncio.gather(*posts, return_exceptions=True)
-    assert posts[0].exception() is None
     with pytest.raises(OtherVersionError) as refused:
         await ledger.post("students", {"id": "S3"})
     assert refused.value.is_newer
@@ -310,3 +316,30 @@ async def test_one_follower_alone(ledger: Ledger) -> None:
     async with ledger.database.transaction(ledger.tenant, snapshot=True) as connection:
         counts = await Summary().counts(connection, ledger.tenant, None, None, SPANS["day"])
     assert sum(item["count"] for item in counts) == (await head(ledger))["position"]
+
+
+async def test_a_new_version_over_http(ledger: Ledger) -> None:
+    """A college that an older process made is rebuilt when its first request comes, which is
+    told to come again; `ready` says so meanwhile.
+    """
+    await story(ledger, 3)
+    app = create_app(ledger.installation, ledger.entities, Shouting(ledger.entities))
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    serving = asyncio.create_task(server.serve([listening]))
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    headers = {"X-Tenant-ID": ledger.tenant}
+    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as client:
+        record = {"id": "S1", "Modified_Time": "2001-01-01T00:00:00Z"}
+        first = await client.post("/v1/sync/students", json=record)
+        assert (first.status_code, first.headers["retry-after"]) == (503, "2")
+        assert "another release" in first.json()["detail"]
+        assert (await client.get("/v1/students/S1")).status_code == 200  # reading goes on
+        while (again := await client.post("/v1/sync/students", json=record)).status_code == 503:
+            await asyncio.sleep(0.01)
+        assert again.json()["results"][0]["status"] == "INVALID"
+        assert (await client.get("/v1/ready")).json()["degraded"] == []
+    server.should_exit = True
+    await serving
+    with pytest.raises(OtherVersionError):
+        await ledger.post("students", record)
