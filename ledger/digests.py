@@ -12,6 +12,8 @@ from ledger.vault import MAC_BYTES
 
 _NULL, _PROVISIONAL, _NUMBER = 0x80, 0x40, 0x3F
 
+_MARKS = [bytes((mark,)) for mark in range(256)]
+
 Macs = dict[int, bytes | None]
 """Field number -> its digest, None for an empty value."""
 
@@ -20,27 +22,26 @@ def pack(macs: Macs, provisional: Collection[int] = ()) -> bytes:
     """By field number: `number || digest`; bit 0x80 and no digest where the value is empty,
     bit 0x40 where it counts only while the state has none.
     """
-    packed = bytearray()
-    for number in sorted(macs):
-        digest = macs[number]
+    parts = []
+    for number, digest in sorted(macs.items()):
         mark = number | _PROVISIONAL if number in provisional else number
-        if digest is None:
-            packed.append(mark | _NULL)
-        else:
-            packed.append(mark)
-            packed += digest
-    return bytes(packed)
+        parts.append(_MARKS[mark | _NULL] if digest is None else _MARKS[mark] + digest)
+    return b"".join(parts)
 
 
 def unpack(packed: bytes) -> tuple[Macs, set[int]]:
     """The digests, and the numbers of the provisional ones."""
     macs: Macs = {}
     provisional = set()
-    at = 0
-    while at < len(packed):
+    at, end = 0, len(packed)
+    while at < end:
         mark = packed[at]
-        number = mark & _NUMBER
         at += 1
+        if mark <= _NUMBER:  # nearly every one
+            macs[mark] = packed[at : at + MAC_BYTES]
+            at += MAC_BYTES
+            continue
+        number = mark & _NUMBER
         if mark & _PROVISIONAL:
             provisional.add(number)
         if mark & _NULL:

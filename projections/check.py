@@ -18,7 +18,7 @@ from projections.rebuild import Progress, Replay
 from projections.replay import Folding, pages, parked_positions
 from projections.state import Row, to_columns
 
-RECORD_COLUMNS = Row.__struct_fields__[:-1]  # all but the one that is kept in `macs`
+RECORD_COLUMNS = Row.__struct_fields__
 OUTCOME_COLUMNS = ("position", "entity", "zoho_id", "own", "status", "reason", "changes", "errors")
 _INSTANTS = frozenset({"effective_at", "created_at", "updated_at", "deleted_at", "waiting_since", "hour"})
 _PAGE = 5_000

@@ -14,7 +14,7 @@ import msgspec
 from ledger import digests
 from ledger.digests import Macs
 from ledger.events import DELETION, NOT_APPROVED, UNUSABLE, Event
-from ledger.zoho.entities import Entities, Entity, Field
+from ledger.zoho.entities import Entities, Entity
 from projections.state import (
     ACTIVE,
     DELETED,
@@ -30,6 +30,7 @@ VERSION = 1
 """Of this projection; a change of its rules raises it and makes it be rebuilt."""
 
 MISSING = "missing"
+_ABSENT = object()
 
 _decode_refs = msgspec.json.Decoder(dict[str, str | None]).decode
 _decode_problems = msgspec.json.Decoder(list[tuple[str, str]]).decode
@@ -188,7 +189,7 @@ class CurrentState:
                 self._depart(view, row.name, event, outcome.effects)
             return outcome
 
-        status = _activate(row, rules)
+        status = _activate(row, rules, merged.macs)
         if status == "UNCHANGED" and any(field in changes for field in rules.printed):
             status = "UPDATED"  # it differs from what was known last, if not from when it was active
         if status != "UNCHANGED" or changes or before_state != ACTIVE:
@@ -202,7 +203,7 @@ class CurrentState:
         self, row: Row, event: Event, effective: int, merged: _Merge, problems: list[tuple[str, str]]
     ) -> Outcome | None:
         """Why a record does not count, by the first rule that fits; None where it does."""
-        if lacking := [f.name for f in merged.rules.required if merged.macs.get(f.number) is None]:
+        if lacking := merged.lacking():
             said = dict(problems)
             return Outcome("INVALID", errors=[(f, said.get(f, MISSING)) for f in lacking])
         if row.state == DELETED and effective <= (row.effective_at or 0):
@@ -274,7 +275,7 @@ class _Rules:
     """What the fold asks of an entity, computed once."""
 
     def __init__(self, entity: Entity) -> None:
-        self.fields: tuple[Field, ...] = entity.fields
+        self.names = {f.number: f.name for f in entity.fields}
         self.required = tuple(f for f in entity.fields if f.required)
         self.needs = tuple(f for f in entity.fields if f.needs)
         self.numbers = tuple(f.number for f in entity.fields if f.fingerprint)
@@ -282,68 +283,84 @@ class _Rules:
 
 
 class _Merge:
-    """A record laid over the state: absent fields keep what the state has."""
+    """A record laid over the state: absent fields keep what the state has.
+
+    `repeats`: the record says nothing that the state does not say.
+    """
 
     def __init__(self, rules: _Rules, row: Row, event: Event, payload: Values | None) -> None:
         self.rules, self._row, self._event = rules, row, event
-        self.fields: dict[str, str | None]
-        self.macs: Macs
-        came, provisional = digests.unpack(event.content_mac or b"")
+        said = event.content_mac or b""
+        if said and said == row.macs and row.key_id == event.key_id:  # most repeats, byte for byte
+            self.repeats, self.packed, self.fields = True, said, row.fields
+            self.macs: Macs | None = None
+            return
+        came, provisional = digests.unpack(said)
+        known, stand_ins = digests.unpack(row.macs or b"")
         # digests under another key cannot be compared: the event then carries all it needs
         self._comparable = row.key_id == event.key_id or not row.macs
-        base: Macs = row.macs if self._comparable else {}
-        stand_ins = row.stand_ins if self._comparable else frozenset()
+        if not self._comparable:
+            known, stand_ins = {}, set()
         for number in provisional:  # a stand-in yields to what is known, unless that is one too
-            if base.get(number) is not None and number not in stand_ins:
+            if known.get(number) is not None and number not in stand_ins:
                 del came[number]
-        self._stand_ins = stand_ins
-        if stand_ins or provisional:
-            self._stand_ins = frozenset(n for n in stand_ins if n not in came) | provisional & came.keys()
-        self.repeats = row.key_id == event.key_id and came.items() <= base.items()
-        if self.repeats:  # the record says what the state says: nothing needs to be opened
-            self.macs, self.fields = row.macs, row.fields
-            return
-        self.macs = {**base, **came}
-        refs = _decode_refs(event.refs) if event.refs else {}
+        stand_ins = {n for n in stand_ins if n not in came} | (provisional & came.keys())
+        other = [number for number, mac in came.items() if known.get(number, _ABSENT) != mac]
+        self.repeats = not other and row.key_id == event.key_id
+        self._known, self.macs, self._other = known, {**known, **came}, other
+        self.packed = digests.pack(self.macs, stand_ins)
+        self.fields = row.fields
+        if other:  # only then is there anything to be opened
+            self.fields = self._laid_over(payload)
+
+    def _laid_over(self, payload: Values | None) -> dict[str, str | None]:
+        refs = _decode_refs(self._event.refs) if self._event.refs else {}
         given = payload.values if payload is not None else {}
-        fields = dict(row.fields)
-        for field in rules.fields:
-            if field.number in came:
-                if field.name in refs:
-                    fields[field.name] = refs[field.name]
-                elif payload is None:
-                    fields[field.name] = None
-                elif field.name in given:
-                    fields[field.name] = given[field.name]
-        self.fields = fields
+        fields = dict(self._row.fields)
+        for number in self._other:
+            name = self.rules.names[number]
+            if name in refs:
+                fields[name] = refs[name]
+            elif payload is None:
+                fields[name] = None
+            elif name in given:
+                fields[name] = given[name]
+        return fields
+
+    def lacking(self) -> list[str]:
+        """Required fields without a value; what repeats an accepted record lacks none."""
+        if not self.rules.required or (self.repeats and self._row.macs):
+            return []
+        assert self.macs is not None
+        return [f.name for f in self.rules.required if self.macs.get(f.number) is None]
 
     def changes(self) -> dict[str, tuple[str | None, str | None]]:
         """Each canonical field that differs: (old, new)."""
         if self.repeats:
             return {}
-        old, new, fields = self._row.fields, self.fields, self.rules.fields
+        old, new, names = self._row.fields, self.fields, self.rules.names
         if not self._comparable:
-            return {
-                f.name: (old.get(f.name), new.get(f.name))
-                for f in fields
-                if old.get(f.name) != new.get(f.name)
-            }
-        before, after = self._row.macs, self.macs
+            return {n: (old.get(n), new.get(n)) for n in names.values() if old.get(n) != new.get(n)}
+        assert self.macs is not None
+        known, macs = self._known, self.macs
         return {
-            f.name: (old.get(f.name), new.get(f.name))
-            for f in fields
-            if before.get(f.number) != after.get(f.number)
+            (name := names[number]): (old.get(name), new.get(name))
+            for number in self._other
+            if known.get(number) != macs[number]
         }
 
     def store(self, row: Row) -> None:
         """Makes the result the row's content."""
-        row.macs, row.fields, row.key_id = self.macs, self.fields, self._event.key_id
-        row.stand_ins = self._stand_ins
+        row.macs, row.fields, row.key_id = self.packed or None, self.fields, self._event.key_id
 
 
-def _activate(row: Row, rules: _Rules) -> str:
-    """Makes a row active; NEW where it never was since its last deletion."""
-    present = fingerprint(row.key_id, row.macs, rules.numbers)
+def _activate(row: Row, rules: _Rules, macs: Macs | None = None) -> str:
+    """Makes a row active; NEW where it never was since its last deletion. `macs`: its own,
+    where they are unpacked already.
+    """
+    if macs is None:
+        macs, _ = digests.unpack(row.macs or b"")
+    present = fingerprint(row.key_id, macs, rules.numbers)
     status = "UNCHANGED"
     if row.active_fingerprint is None:
         status = "NEW"

@@ -88,6 +88,8 @@ class Rebuild:
         self._tenant = replay.tenant_id
         self._retry = retry_parked
         self._lease = Lease(replay.tenant_id, "rebuild", seconds=LEASE_SECONDS)
+        self.seconds = 0.0
+        """From the start to the switch; what follows removes the old rows."""
         self._generation = 0
         self._saved = 0
         self._position = 0
@@ -102,12 +104,15 @@ class Rebuild:
         """
         database, tenant_id = self._replay.database, self._tenant
         await take_or_wait(database, self._lease, tenant_id)
+        begun = time.monotonic()
         keeper = asyncio.create_task(self._keep_lease())
         try:
             await self._resume_or_begin()
             started_at = self._position
             await self._follow()
-            await self._switch()
+            old = await self._switch()
+            self.seconds = time.monotonic() - begun
+            await self._remove(old)
             return self._position - started_at
         finally:
             keeper.cancel()
@@ -266,8 +271,10 @@ class Rebuild:
         view.linked.clear()
         view.unlinked.clear()
 
-    async def _switch(self) -> None:
-        """Under the head's lock: the last events, then the new generation is live."""
+    async def _switch(self) -> int:
+        """Under the head's lock: the last events, then the new generation is live. Answers the
+        number of the old one.
+        """
         replay, tenant_id = self._replay, self._tenant
         async with replay.database.transaction(tenant_id) as connection:
             await self._lease.renew(connection)
@@ -287,10 +294,15 @@ class Rebuild:
             )
             await connection.execute(SQL["end_rebuild"], tenant_id)
         replay.tell(Progress(tenant_id, self._position, self._position))
+        return int(head["generation"])
+
+    async def _remove(self, old: int) -> None:
+        """The rows and checkpoints of the generation that was live."""
+        replay, tenant_id = self._replay, self._tenant
         await remove_generations(replay.database, tenant_id, keep={self._generation})
         for follower in replay.followers:
             async with replay.database.transaction(tenant_id) as connection:
-                name = checkpoint_of(follower, head["generation"])
+                name = checkpoint_of(follower, old)
                 await connection.execute(SQL["forget_checkpoint"], tenant_id, name)
 
     async def _park(self, connection: Connection) -> None:

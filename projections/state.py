@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 
-from ledger import digests
 from ledger.digests import Macs
 from ledger.vault import MAC_BYTES
 
@@ -54,11 +53,9 @@ class Row(msgspec.Struct):
     waiting_since: int | None = None
     waiting_for: tuple[Name, ...] = ()
     key_id: bytes | None = None
-    macs: Macs = {}
+    macs: bytes | None = None
     active_fingerprint: bytes | None = None
     fields: dict[str, str | None] = {}
-    stand_ins: frozenset[int] = frozenset()
-    """Numbers of the fields whose value only stands in for one of their own (kept in `macs`)."""
 
     @property
     def name(self) -> Name:
@@ -88,7 +85,7 @@ def to_columns(row: Row) -> tuple[Any, ...]:
         row.waiting_since,
         _encode(row.waiting_for).decode() if row.waiting_for else None,
         row.key_id,
-        digests.pack(row.macs, row.stand_ins) if row.macs else None,
+        row.macs,
         row.active_fingerprint,
         _encode(row.fields) if row.fields else None,
     )
@@ -98,14 +95,8 @@ def from_columns(columns: Iterable[Any]) -> Row:
     """A row from columns in the order of `ledger.record_v1`."""
     row = Row(*columns)
     waiting_for: Any = row.waiting_for
-    macs: Any = row.macs
     fields: Any = row.fields
     row.waiting_for = _decode_names(waiting_for) if waiting_for else ()
-    if macs:
-        row.macs, stand_ins = digests.unpack(macs)
-        row.stand_ins = frozenset(stand_ins)
-    else:
-        row.macs = {}
     row.fields = _decode_fields(fields) if fields else {}
     return row
 

@@ -74,7 +74,9 @@ async def _one(ledger: Opened, name: str, work: Work, tell: Any) -> Done:
             done.events = await rebuild_follower(replay, follower)
         else:
             before = await _parked(ledger, name)
-            done.events = await Rebuild(replay, retry_parked=work.parked).run()
+            rebuild = Rebuild(replay, retry_parked=work.parked)
+            done.events = await rebuild.run()
+            done.seconds = rebuild.seconds
             if work.parked:
                 done.left = await _parked(ledger, name)
                 done.applied = before - done.left
@@ -85,7 +87,7 @@ async def _one(ledger: Opened, name: str, work: Work, tell: Any) -> Done:
                     done.left += left
     except REFUSALS as error:
         raise CommandError(str(error)) from None
-    done.seconds = time.monotonic() - started
+    done.seconds = done.seconds or time.monotonic() - started
     return done
 
 

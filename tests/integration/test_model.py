@@ -97,8 +97,8 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ("projections.inline", "        for event, outcome in results:\n", "        said = [o.status for _, o in results]\n        flush.events = [e for e, s in zip(flush.events, said) if s != 'UNCHANGED']\n        for event, outcome in results:\n"),
     ],
     "a thin record wipes fields": [
-        ("projections.fold", "{**base, **came}", "dict(came)"),
-        ("projections.fold", "        fields = dict(row.fields)\n", "        fields = {}\n"),
+        ("projections.fold", "{**known, **came}", "dict(came)"),
+        ("projections.fold", "        fields = dict(self._row.fields)\n", "        fields = {}\n"),
     ],
     "drafts are applied": [
         ("projections.fold", '        if event.flags & NOT_APPROVED:\n            return Outcome("SKIPPED", "not_approved")\n', ""),
