@@ -35,6 +35,7 @@ from ledger.zoho.entities import ENTITIES
 from ledger.zoho.payloads import read_payload
 from ledger.zoho.records import Reader
 from projections.inline import InlineState
+from projections.state import Row, WholeView
 from scripts.output import Meter
 
 TENANT = "past"
@@ -132,14 +133,25 @@ def command(home: Path, *arguments: str) -> tuple[float, float, bytes]:
             stdout=said if "--json" in arguments else nowhere,
             stderr=nowhere,
         )
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        peak = 0
+        while process.poll() is None:  # `ru_maxrss` would begin at this process's own size
+            peak = max(peak, _resident(process.pid))
+            time.sleep(0.02)
         seconds = time.perf_counter() - started
         said.seek(0)
         output = said.read()
     if process.returncode != 0:
         raise RuntimeError(f"sync-ledger {' '.join(arguments)} ended with {process.returncode}")
-    return seconds, usage.ru_maxrss / 1024, output
+    return seconds, peak / 1024, output
+
+
+def _resident(pid: int) -> int:
+    """The most KB that a process has held so far (Linux)."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
 
 
 async def raw_read(database: Database) -> float:
@@ -192,26 +204,32 @@ def _cursor(number: int) -> str:
 
 
 def state_megabytes(records: int) -> float:
-    """What the rows of so many records weigh in memory, from a thousand of them."""
-    script = (  # in a process of its own, where nothing else is
-        "import resource, sys\n"
-        "from projections.state import WholeView, Row\n"
-        "import os\n"
-        "def row(i):\n"
-        "    return Row('enrollment', f'E{i}', 'active', 5, 3, i, i, i, i, i, None, None, (), os.urandom(16),\n"
-        "        {n: os.urandom(8) for n in (1, 2, 4)}, os.urandom(16),\n"
-        "        {'student_zoho_id': f'S{i}', 'class_zoho_id': f'C{i}', 'status': f'Active{i}'})\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "view = WholeView()\n"
-        "for i in range(int(sys.argv[1])):\n"
-        "    r = row(i); view.rows[r.name] = r\n"
-        "    view.dependents.setdefault(('student', f'S{i}'), set()).add(r.name)\n"
-        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)\n"
-    )
+    """What the rows of so many records weigh in memory, in a process that holds nothing else."""
     done = subprocess.run(
-        [sys.executable, "-c", script, str(records)], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "scripts.bench_past", str(records)],
+        cwd=Path(__file__).resolve().parent.parent,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return float(done.stdout)
+
+
+def _hold_state(records: int) -> None:
+    """Prints how many MB the rows and links of so many enrollments take."""
+    before = _resident(os.getpid())
+    view = WholeView()
+    for i in range(records):
+        fields: dict[str, str | None] = {
+            "student_zoho_id": f"S{i}", "class_zoho_id": f"C{i}", "status": f"Active{i}"
+        }  # fmt: skip
+        row = Row(
+            "enrollment", f"E{i}", "active", 5, 3, i, i, i, i, i, None, None, (),
+            os.urandom(16), os.urandom(27), os.urandom(16), fields,
+        )  # fmt: skip
+        view.rows[row.name] = row
+        view.dependents.setdefault(("student", f"S{i}"), set()).add(row.name)
+    print((_resident(os.getpid()) - before) / 1024)
 
 
 async def measure(home: Path, seed: Seed, database: Database, events: int) -> dict[str, float]:
@@ -284,3 +302,7 @@ def main(arguments: list[str]) -> None:
     home = Path(options.get("--home") or tempfile.mkdtemp(prefix="slb-", dir="/tmp"))
     home.chmod(0o711)
     asyncio.run(run([events // 10, events], home))
+
+
+if __name__ == "__main__":
+    _hold_state(int(sys.argv[1]))
