@@ -21,6 +21,8 @@ from ledger.vault import MasterKey
 
 APP_ROLE = "sync_ledger_app"
 SIGNING_KEY = "signing.pem"
+START_SECONDS = 15.0
+"""So long a start waits for a connection: a database that is busy with a checkpoint is slow."""
 
 
 class Installation(msgspec.Struct):
@@ -66,11 +68,11 @@ async def open_installation(settings: Settings, tell: Callable[[str], None] = la
             raise ConfigurationError("MIGRATE_DATABASE_URL is set but DATABASE_URL is not")
         server = embedded.Embedded(settings.home)
         server.start(tell)
-        admin = ConnectionSettings(server.dsn(), password=server.password())
+        admin = ConnectionSettings(server.dsn(), password=server.password(), timeout=START_SECONDS)
         await _create_database(server)
     else:
         url = settings.migrate_database_url or settings.database_url
-        admin = ConnectionSettings(url.reveal())
+        admin = ConnectionSettings(url.reveal(), timeout=START_SECONDS)
     try:
         return await _open(settings, admin, server, tell)
     except BaseException:
@@ -80,7 +82,7 @@ async def open_installation(settings: Settings, tell: Callable[[str], None] = la
 
 
 async def _create_database(server: embedded.Embedded) -> None:
-    settings = ConnectionSettings(server.dsn("postgres"), password=server.password())
+    settings = ConnectionSettings(server.dsn("postgres"), password=server.password(), timeout=START_SECONDS)
     connection = await connect(settings)
     try:
         name = embedded.DATABASE
@@ -110,7 +112,7 @@ async def _open(
         application = await _prepare_schema(connection, settings, admin, master_key, tell)
     finally:
         await connection.close()
-    own = await connect(application)
+    own = await connect(application.patient(START_SECONDS))
     try:
         async with own.transaction():
             await create_tenant(own, settings.default_tenant, master_key)
@@ -170,20 +172,20 @@ async def _prepare_schema(
             f"DATABASE_URL is the owner of the tables and may not create the role {APP_ROLE}: "
             "nothing keeps this login itself from changing events; give it a login that owns nothing"
         )
-        return admin
+        return ConnectionSettings(admin.dsn, **admin.login)
     password = master_key.password(APP_ROLE)
     await _make_role(connection, password)
     await migrate.migrate(connection, APP_ROLE)
     application = admin.with_login(APP_ROLE, password)
     application.pooled = settings.pooled
     try:
-        await (await connect(application)).close()
+        await (await connect(application.patient(START_SECONDS))).close()
     except (asyncpg.PostgresError, DatabaseAwayError):
         tell(
             f"the server does not let the role {APP_ROLE} log in: working as {me['name']}, "
             "whom row-level security may not bind; set DATABASE_URL to a login that owns nothing"
         )
-        return ConnectionSettings(admin.dsn, pooled=settings.pooled, **admin.overrides)
+        return ConnectionSettings(admin.dsn, pooled=settings.pooled, **admin.login)
     return application
 
 

@@ -161,7 +161,9 @@ class Process:
         for line in self.process.stderr:
             if line.startswith("serving on"):
                 self.port = int(line.split(",")[0].split(" ")[2].rsplit(":", 1)[1])
-                break
+                return
+            print(line, end="", file=sys.stderr)
+        raise RuntimeError(f"{' '.join(command)} did not start")
 
     def stop(self) -> None:
         """SIGTERM."""
