@@ -20,7 +20,8 @@ from api.queries import LIMIT, MOST, Query, cursor_of, id_in_path, page
 from api.service import Service
 from ledger.events import SOURCES
 from projections.explain import explain_enrollment
-from projections.history import END, STATUSES, Filter, History, deferred_item
+from projections.history import END, STATUSES, Filter, History, Page, deferred_item
+from projections.past import Past
 from projections.summary import SPANS, Summary
 
 _FILTERS = (
@@ -99,8 +100,7 @@ def _event_handlers(service: Service) -> list[HTTPRouteHandler]:
         limit_ = query.limit()
         wanted = _filter(service, query, query.cursor(int) or 0)
         history = _history(service, request)
-        items = await history.events(wanted, limit_ + 1, payload=query.boolean("payload"))
-        return page(items, limit_, cursor_of(items[limit_ - 1]["position"]) if items[limit_:] else None)
+        return shown(await history.events(wanted, limit_, payload=query.boolean("payload")))
 
     @get(
         "/v1/audit/records/{entity:str}/{zoho_id:path}",
@@ -131,8 +131,7 @@ def _event_handlers(service: Service) -> list[HTTPRouteHandler]:
             raise ProblemError(404, f"There is no entity {entity[:80]!r}: use {names}.")
         if "\x00" in name[1] or not await history.knows(name):
             raise ProblemError(404, f"The ledger knows no {entity} {name[1][:80]!r}.")
-        items = await history.life(name, after, limit_ + 1)
-        return page(items, limit_, cursor_of(items[limit_ - 1]["position"]) if items[limit_:] else None)
+        return shown(await history.life(name, after, limit_))
 
     @get(
         "/v1/audit/export",
@@ -222,7 +221,10 @@ def _answer_handlers(service: Service) -> list[HTTPRouteHandler]:
         if "\x00" not in zoho_id:
             async with service.database.transaction(tenant_id, snapshot=True) as connection:
                 settings = service.settings.tenant(tenant_id)
-                found = await explain_enrollment(connection, tenant_id, settings, zoho_id)
+                now = await Past.at(
+                    connection, tenant_id, service.master_key, service.projection, position=END
+                )
+                found = await explain_enrollment(now, connection, tenant_id, settings, zoho_id)
         if found is None:
             raise ProblemError(404, f"The ledger never heard of an enrollment {zoho_id[:80]!r}.")
         return found
@@ -252,6 +254,11 @@ def _answer_handlers(service: Service) -> list[HTTPRouteHandler]:
         return {"items": items, "next": None}
 
     return [list_deferred, explain, summarize]
+
+
+def shown(found: Page) -> dict[str, Any]:
+    """A page as it is answered."""
+    return {"items": found.items, "next": cursor_of(found.last) if found.more else None}
 
 
 def _history(service: Service, request: Request[Any, Any, Any]) -> History:

@@ -23,7 +23,7 @@ from ledger.zoho.records import Reader
 from projections.fold import CurrentState
 from projections.followers import Followers, tenants
 from projections.inline import InlineState
-from projections.rebuild import Rebuild, Replay, ReplayRunningError
+from projections.rebuild import Replay, bring_up_to_date
 from projections.summary import Summary
 
 log = structlog.get_logger()
@@ -90,8 +90,8 @@ class Service:
 
     async def _rebuild(self, tenant_id: str) -> None:
         try:
-            await Rebuild(self.replay(tenant_id)).run()
-        except (ReplayRunningError, DatabaseAwayError) as error:
+            await bring_up_to_date(self.replay(tenant_id))
+        except DatabaseAwayError as error:
             log.warning("a rebuild waits", tenant=tenant_id, reason=str(error))
         except Exception:
             log.exception("a rebuild failed", tenant=tenant_id)

@@ -9,6 +9,13 @@ class DatabaseAwayError(Exception):
     """The database cannot be reached, or the connection broke before the outcome was known."""
 
 
+class MissingEventError(Exception):
+    """The ledger lacks an event that its head or its neighbours prove: it was removed."""
+
+    def __init__(self, tenant_id: str, position: int) -> None:
+        super().__init__(f"position {position} of tenant {tenant_id} is missing: run sync-ledger verify")
+
+
 class OtherVersionError(Exception):
     """A tenant's read models are of another version of the inline projection: a process
     with an older one must not write, one with a newer one rebuilds them first.

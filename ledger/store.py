@@ -15,7 +15,7 @@ from eventsourcing.persistence import IntegrityError, Notification, StoredEvent,
 
 from ledger import chain, clock
 from ledger.database import Connection, Database, begin
-from ledger.errors import DatabaseAwayError
+from ledger.errors import DatabaseAwayError, MissingEventError
 from ledger.events import Event
 from ledger.vault import MasterKey
 
@@ -29,6 +29,16 @@ _PAGE = 5_000  # rows; about the fastest page for keyset reads
 
 EVENT_COLUMNS = tuple(Event.__struct_fields__)
 _SELECT_EVENTS = f"select {', '.join(EVENT_COLUMNS)} from ledger.events"
+PAGE_BYTES = 32 * 1024 * 1024
+PAGE_OF_EVENTS = (
+    f"select {', '.join(EVENT_COLUMNS)} from (select *, sum(octet_length(payload)) over (order by position"
+    " rows between unbounded preceding and 1 preceding) as before from ledger.events where tenant_id = $1"
+    " and position > $2 and ($3::bigint is null or position <= $3) order by position limit $4) e"
+    " where coalesce(before, 0) < $5 order by position"
+)
+"""Events of a tenant ($1) behind a position ($2) up to one ($3): at most so many rows ($4), and
+none behind so many bytes of payload ($5), however large each is."""
+
 _APPEND = "select ledger.append_v1($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15)"
 _LOAD = "select * from ledger.load_v1($1,$2,$3,$4,$5,$6,$7,$8,$9)"
 
@@ -339,21 +349,14 @@ class EventStore:
     async def events(self, after: int = 0, until: int | None = None) -> list[Event]:
         """One page of events behind a position, the next page follows its last one.
 
-        Raises `DatabaseAwayError`, and `RuntimeError` where a position is missing.
+        Raises `DatabaseAwayError`, and `MissingEventError` where a position is missing.
         """
         async with self._database.transaction(self._tenant) as connection:
-            rows = await connection.fetch(
-                f"{_SELECT_EVENTS} where tenant_id = $1 and position > $2"
-                " and ($3::bigint is null or position <= $3) order by position limit $4",
-                self._tenant,
-                after,
-                until,
-                _PAGE,
-            )
+            rows = await connection.fetch(PAGE_OF_EVENTS, self._tenant, after, until, _PAGE, PAGE_BYTES)
         events = [Event(*row) for row in rows]
         for expected, event in enumerate(events, after + 1):
             if event.position != expected:
-                raise RuntimeError(f"position {expected} of tenant {self._tenant} is missing")
+                raise MissingEventError(self._tenant, expected)
         return events
 
 

@@ -19,29 +19,40 @@ class Unsealer:
     """Opens one tenant's sealed payloads with the keys of the vault.
 
     Keys are looked up when `learn` is called and forgotten with the unsealer, so one
-    that lives long would know keys that were destroyed since.
+    that lives long would know keys that were destroyed since. What one call has learned
+    is known until the call after the next one, however many keys there are.
     """
 
     def __init__(self, tenant_id: str, master_key: MasterKey) -> None:
         self._tenant = tenant_id
         self._master_key = master_key
         self._keys: dict[bytes, bytes | None] = {}
+        self._older: dict[bytes, bytes | None] = {}
 
     async def learn(self, connection: Connection, key_ids: Iterable[bytes | None]) -> None:
         """Reads the keys that are not known yet; one that was destroyed is known as such."""
-        wanted = {key_id for key_id in key_ids if key_id is not None and key_id not in self._keys}
+        needed = {key_id for key_id in key_ids if key_id is not None}
+        if len(self._keys.keys() | needed) > CACHED_KEYS:
+            self._older, self._keys = self._keys, {}
+        for key_id in needed & self._older.keys():
+            self._keys.setdefault(key_id, self._older[key_id])
+        wanted = needed - self._keys.keys()
         if not wanted:
             return
-        if len(self._keys) + len(wanted) > CACHED_KEYS:
-            self._keys = {}
-        for key_id in wanted:
-            self._keys[key_id] = None
+        self._keys.update(dict.fromkeys(wanted))
         for key_id, _, wrapped in await wrapped_keys(connection, self._tenant, wanted):
             self._keys[key_id] = self._master_key.sealing_key(self._tenant, key_id, wrapped)
 
+    def _secret(self, key_id: bytes) -> bytes | None:
+        """A key's bytes, None where it was destroyed. Raises `KeyError` where nobody has asked."""
+        try:
+            return self._keys[key_id]
+        except KeyError:
+            return self._older[key_id]
+
     def can_open(self, key_id: bytes | None) -> bool:
         """Whether a payload under this key can be read; one under no key always can."""
-        return key_id is None or self._keys.get(key_id) is not None
+        return key_id is None or self._secret(key_id) is not None
 
     def open(self, key_id: bytes | None, payload: bytes, stream: str, version: int) -> bytes | None:
         """The payload in clear, None where its key was destroyed.
@@ -50,7 +61,7 @@ class Unsealer:
         """
         if key_id is None:
             return payload
-        secret = self._keys.get(key_id)
+        secret = self._secret(key_id)
         if secret is None:
             return None
         return SubjectKey.opened(secret, payload, vault.bound_to(self._tenant, stream, version))

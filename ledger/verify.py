@@ -16,7 +16,7 @@ import msgspec
 from ledger import chain, clock
 from ledger.database import Database
 from ledger.events import Event
-from ledger.store import EVENT_COLUMNS
+from ledger.store import PAGE_BYTES, PAGE_OF_EVENTS
 
 PAGE = 5_000
 
@@ -24,10 +24,6 @@ _HEAD = (
     "select coalesce(h.position, 0), h.recorded_at, h.chain, coalesce(e.newest, 0)"
     " from (select max(position) as newest from ledger.events where tenant_id = $1) e"
     " left join ledger.heads h on h.tenant_id = $1"
-)
-_EVENTS = (
-    f"select {', '.join(EVENT_COLUMNS)} from ledger.events where tenant_id = $1 and position > $2"
-    " and position <= $3 order by position limit $4"
 )
 
 
@@ -149,4 +145,4 @@ class _Follower:
 
 async def _page(database: Database, tenant_id: str, after: int, until: int) -> list[asyncpg.Record]:
     async with database.transaction(tenant_id) as connection:
-        return list(await connection.fetch(_EVENTS, tenant_id, after, until, PAGE))
+        return list(await connection.fetch(PAGE_OF_EVENTS, tenant_id, after, until, PAGE, PAGE_BYTES))

@@ -9,6 +9,7 @@ import msgspec
 
 from ledger import clock
 from ledger.database import Connection
+from ledger.errors import MissingEventError
 from ledger.events import Event
 from ledger.unseal import Unsealer
 from projections.fold import outcome_columns
@@ -101,6 +102,8 @@ class _Check:
         self._folding.leave_out(await parked_positions(connection, tenant_id, replay.projection))
         while self._position < head["position"]:
             rows = await connection.fetch(SQL["events_behind"], tenant_id, self._position, _PAGE)
+            if not rows:
+                raise MissingEventError(tenant_id, self._position + 1)
             page = [Event(*row) for row in rows]
             await self._folding.unsealer.learn(connection, {e.key_id for e in page})
             await self._fold_and_compare(connection, page, reached)
@@ -235,7 +238,10 @@ def _shown(column: str, value: Any) -> Any:
     if value is None:
         return None
     if column in _INSTANTS:
-        return clock.to_text(value)
+        try:
+            return clock.to_text(value)
+        except OverflowError:  # an instant that no calendar holds
+            return value
     if isinstance(value, bytes):
         try:
             return msgspec.json.decode(value)

@@ -13,23 +13,22 @@ import msgspec
 
 from ledger import clock
 from ledger.database import Connection
-from ledger.events import stream_name
+from ledger.events import Event, stream_name
 from ledger.settings import TenantSettings
+from projections.past import Past
 from projections.queries import SQL
-from projections.state import ACTIVE, DELETED, NONE, WAITING, Row, from_columns
+from projections.state import ACTIVE, DELETED, NONE, WAITING, Name, Row, WholeView, from_columns
 
 ENROLLED, NOT_ENROLLED, UNKNOWN = "enrolled", "not_enrolled", "unknown"
 
 _BOOKKEEPING = 2  # tenant_id and generation come first in `select *`
-_FIRST_OF_A_LIFE = 200
-"""So many of a record's newest events are looked at for when something began."""
+_NEWEST = 200
+"""So many of a record's newest events are looked at."""
 
 _decode = msgspec.json.Decoder(list[tuple[str, str]]).decode
-_decode_changes = msgspec.json.Decoder(dict[str, Any]).decode
 _UNUSED = {
-    "stale": "it is older than what the ledger already had",
-    "deleted": "it is not newer than the deletion of the record",
-    "not_approved": "it is a draft or not approved in Zoho",
+    "stale": "It is older than what the ledger already had.",
+    "deleted": "It is not newer than the deletion of the record.",
 }
 
 
@@ -44,7 +43,6 @@ class Link(msgspec.Struct):
     at: int | None
     detail: str
     next_step: str | None = None
-    since: int | None = None
 
     def shown(self) -> dict[str, Any]:
         """As the contract has it."""
@@ -65,42 +63,70 @@ class _Known(msgspec.Struct):
 
     @property
     def state(self) -> str:
+        """Of the row, `none` where there is none."""
         return NONE if self.row is None else self.row.state
 
 
+class _Story(msgspec.Struct):
+    """What the events of an enrollment and of those that it needs tell of time: since when
+    it does (not) ask for a seat, and since which event a record has a status that takes none.
+    """
+
+    asks: bool = False
+    since: int | None = None
+    inactive: dict[Name, tuple[int, int]] = {}
+
+
 async def explain_enrollment(
-    connection: Connection, tenant_id: str, settings: TenantSettings, zoho_id: str
+    past: Past, connection: Connection, tenant_id: str, settings: TenantSettings, zoho_id: str
 ) -> dict[str, Any] | None:
-    """The explanation of one enrollment, None where the ledger never heard of it."""
+    """The explanation of one enrollment, None where the ledger never heard of it. `past` is that
+    of the present moment.
+    """
     enrollment = await _known(connection, tenant_id, "enrollment", zoho_id)
     if not enrollment.events:
         return None
+    story = await _story(past, ("enrollment", zoho_id), settings)
     row = enrollment.row
     fields = row.fields if row is not None else {}
-    links = [_record(enrollment), _valid(enrollment, settings)]
-    links.append(await _needed(connection, tenant_id, settings, "student", fields))
-    links.append(await _needed(connection, tenant_id, settings, "class", fields))
+    links = [_record(enrollment), _valid(enrollment, story)]
+    links.append(await _needed(connection, tenant_id, story, "student", fields))
+    links.append(await _needed(connection, tenant_id, story, "class", fields))
     links.append(await _program(connection, tenant_id, fields))
-    links += _moodle(enrollment, links, settings)
-    return _answer(zoho_id, enrollment, links)
+    links += _moodle(links, settings)
+    return _answer(zoho_id, story, links)
 
 
-def _answer(zoho_id: str, enrollment: _Known, links: list[Link]) -> dict[str, Any]:
+async def _story(past: Past, name: Name, settings: TenantSettings) -> _Story:
+    """Folds the streams once more, looking behind every event."""
+    story = _Story()
+
+    def look(event: Event, view: WholeView) -> None:
+        changed = (event.entity or "", event.zoho_id or "")
+        row = view.row(changed)
+        if row is None or not _is_inactive(row, settings):
+            story.inactive.pop(changed, None)
+        else:
+            story.inactive.setdefault(changed, (event.position, event.recorded_at))
+        if (own := view.row(name)) is None:
+            return
+        needed = [(e, own.fields.get(f"{e}_zoho_id") or "") for e in ("student", "class")]
+        asks = own.state == ACTIVE and not any(n in story.inactive for n in (name, *needed))
+        if story.since is None or asks != story.asks:
+            story.asks, story.since = asks, event.recorded_at
+
+    await past.fold([name], open_all=True, each=look)
+    return story
+
+
+def _answer(zoho_id: str, story: _Story, links: list[Link]) -> dict[str, Any]:
     broken = next((link for link in links if link.ok is False), None)
     open_ = next((link for link in links if link.ok is None and link.link == "moodle_enrolment"), None)
     deciding = broken or open_ or links[-1]
-    answer = NOT_ENROLLED if broken else UNKNOWN if open_ else ENROLLED
-    row = enrollment.row
-    if broken and row is not None and row.state == WAITING:
-        since = row.waiting_since  # whatever has come to stand in the way later
-    else:
-        since = deciding.at if deciding.since is None else deciding.since
-    if since is None:
-        since = enrollment.events[-1]["recorded_at"]
     return {
         "enrollment": zoho_id,
-        "answer": answer,
-        "since": clock.to_text(since),
+        "answer": NOT_ENROLLED if broken else UNKNOWN if open_ else ENROLLED,
+        "since": clock.to_text(story.since or 0),
         "because": deciding.detail,
         "next_step": deciding.next_step or "Nothing: all is as it should be.",
         "links": [link.shown() for link in links],
@@ -110,49 +136,53 @@ def _answer(zoho_id: str, enrollment: _Known, links: list[Link]) -> dict[str, An
 def _record(enrollment: _Known) -> Link:
     row, first, last = enrollment.row, enrollment.events[-1], enrollment.events[0]
     if row is not None and row.state == DELETED:
-        return Link(
-            "record", False, row.own_position, row.deleted_at,
-            "Zoho deleted this enrollment.",
-            "If it should still count, restore it in Zoho: the ledger takes it up by itself.",
-        )  # fmt: skip
+        return _deleted("record", "this enrollment", enrollment)
     position = row.own_position if row is not None and row.own_position else last["position"]
     times = "once" if len(enrollment.events) == 1 else f"{len(enrollment.events)} times"
-    if len(enrollment.events) == _FIRST_OF_A_LIFE:
-        times = f"{_FIRST_OF_A_LIFE} times or more"
+    if len(enrollment.events) == _NEWEST:
+        times = f"{_NEWEST} times or more"
     at = next(
         (e["recorded_at"] for e in enrollment.events if e["position"] == position), first["recorded_at"]
     )
     return Link("record", True, position, at, f"Zoho sent this enrollment {times}.")
 
 
-def _valid(enrollment: _Known, settings: TenantSettings) -> Link:
+def _deleted(link: str, what: str, known: _Known) -> Link:
+    """A record that Zoho deleted, and perhaps sent again in a version that is not newer."""
+    row, last = known.row, known.events[0]
+    assert row is not None
+    title = what[0].upper() + what[1:]
+    detail = f"{title} was deleted in Zoho."
+    step = f"If it should count, restore {what} in Zoho: the ledger takes it up by itself."
+    if last["reason"] == "deleted":
+        detail += " A version that came afterwards is not newer than that, so it does not count."
+        step = f"If it should count, save {what} in Zoho again, so that it is newer than the deletion."
+    return Link(link, False, row.own_position, row.deleted_at, detail, step)
+
+
+def _valid(enrollment: _Known, story: _Story) -> Link:
     row, last = enrollment.row, enrollment.events[0]
     if row is None or row.state == NONE:
         detail, step = _why_unused(last, "enrollment")
-        return Link("valid", False, last["position"], last["recorded_at"], detail, step, _since(enrollment))
+        return Link("valid", False, last["position"], last["recorded_at"], detail, step)
     if row.state == DELETED:
         return Link("valid", None, None, None, "A deleted enrollment is not looked at further.")
-    used = next((e for e in enrollment.events if e["position"] == row.own_position), last)
-    if _is_inactive(row, settings):
-        position, at = _said(enrollment, "status")
+    if found := story.inactive.get(row.name):
         return Link(
-            "valid", False, position, at,
+            "valid", False, *found,
             f"The enrollment's status in Zoho is {row.fields['status']}, which takes no seat in a course.",
             "If the student should attend, set the enrollment's status in Zoho to an active one.",
         )  # fmt: skip
+    used = next((e for e in enrollment.events if e["position"] == row.own_position), last)
     detail = "The newest version that counts is complete and approved."
     if last["position"] > used["position"]:
         why, _ = _why_unused(last, "enrollment")
-        detail = f"An earlier version counts; position {last['position']} does not: {why}"
+        detail = f"An earlier version counts; that of position {last['position']} does not. {why}"
     return Link("valid", True, used["position"], used["recorded_at"], detail)
 
 
 async def _needed(
-    connection: Connection,
-    tenant_id: str,
-    settings: TenantSettings,
-    entity: str,
-    fields: dict[str, str | None],
+    connection: Connection, tenant_id: str, story: _Story, entity: str, fields: dict[str, str | None]
 ) -> Link:
     zoho_id = fields.get(f"{entity}_zoho_id")
     if not zoho_id:
@@ -161,10 +191,9 @@ async def _needed(
     known = await _known(connection, tenant_id, entity, zoho_id)
     row = known.row
     if row is not None and row.state == ACTIVE:
-        if _is_inactive(row, settings):
-            position, at = _said(known, "status")
+        if found := story.inactive.get(row.name):
             return Link(
-                entity, False, position, at,
+                entity, False, *found,
                 f"{title} has the status {row.fields['status']} in Zoho, which takes no seat in a course.",
                 f"If that is wrong, set the status of the {entity} in Zoho to an active one.",
             )  # fmt: skip
@@ -173,11 +202,7 @@ async def _needed(
         )
         return Link(entity, True, row.own_position, at, f"{title} is known and active.")
     if row is not None and row.state == DELETED:
-        return Link(
-            entity, False, row.own_position, row.deleted_at,
-            f"{title} was deleted in Zoho.",
-            f"Restore the {entity} in Zoho, or point the enrollment to another one.",
-        )  # fmt: skip
+        return _deleted(entity, f"{entity} {zoho_id}", known)
     if row is not None and row.state == WAITING:
         named = ", ".join(f"{e} {i}" for e, i in row.waiting_for)
         return Link(
@@ -188,7 +213,9 @@ async def _needed(
     if known.events:
         last = known.events[0]
         why, step = _why_unused(last, entity)
-        return Link(entity, False, last["position"], last["recorded_at"], f"{title}: {why}", step)
+        return Link(
+            entity, False, last["position"], last["recorded_at"], f"{title} cannot count. {why}", step
+        )
     return Link(
         entity, False, None, None,
         f"{title} has not come from Zoho yet.",
@@ -210,68 +237,55 @@ async def _program(connection: Connection, tenant_id: str, fields: dict[str, str
     return Link("program", None, None, None, f"Program {zoho_id} {what}; that keeps nobody out of a course.")
 
 
-def _moodle(enrollment: _Known, links: list[Link], settings: TenantSettings) -> list[Link]:
+def _moodle(links: list[Link], settings: TenantSettings) -> list[Link]:
+    names = ("moodle_user", "moodle_course")
     if any(link.ok is False for link in links):
         what = "Not looked at: the enrollment does not ask for a seat."
-        return [
-            Link(name, None, None, None, what)
-            for name in ("moodle_user", "moodle_course", "moodle_enrolment")
-        ]
-    row = enrollment.row
-    assert row is not None
-    since = row.updated_at
+        return [Link(name, None, None, None, what) for name in (*names, "moodle_enrolment")]
     if not settings.moodle.enabled:
         what = "No Moodle is connected for this college."
-        step = "Connect Moodle (MOODLE_ENABLED): all that waits is then worked off by itself."
         seat = Link(
             "moodle_enrolment", None, None, None,
             "Zoho's records ask for a seat, but no Moodle is connected for this college, so the ledger "
-            "cannot tell who sits in the course.", step, since,
+            "cannot tell who sits in the course.",
+            "Connect Moodle (MOODLE_ENABLED): all that waits is then worked off by itself.",
         )  # fmt: skip
-        return [Link(name, None, None, None, what) for name in ("moodle_user", "moodle_course")] + [seat]
+        return [*(Link(name, None, None, None, what) for name in names), seat]
     what = "Moodle has not reported on it yet."
     seat = Link(
         "moodle_enrolment", False, None, None,
         "The seat is queued: Moodle has not confirmed it yet.",
-        "Wait for the Moodle worker; where it stays so, look at /v1/ready.", since,
+        "Wait for the Moodle worker; where it stays so, look at /v1/ready.",
     )  # fmt: skip
-    return [Link(name, None, None, None, what) for name in ("moodle_user", "moodle_course")] + [seat]
+    return [*(Link(name, None, None, None, what) for name in names), seat]
 
 
 def _why_unused(event: Any, entity: str) -> tuple[str, str]:
-    """Why an event of a record was not used, and what to do."""
+    """Why an event of a record was not used, and what to do; in sentences."""
     status, reason = event["status"], event["reason"]
     if status == "INVALID":
         problems = _decode(event["errors"]) if event["errors"] else []
-        named = "; ".join(f"{field} is {problem}" for field, problem in problems)
+        named = "; ".join(f"{_label(field)}: {problem}" for field, problem in problems)
+        fields = " and ".join(_label(field) for field, _ in problems) or "the record"
         return (
-            f"what Zoho sent cannot be used: {named}.",
-            f"Mend {', '.join(f for f, _ in problems) or 'the record'} of the {entity} in Zoho and save it again.",
+            f"What Zoho sent cannot be used ({named}).",
+            f"Fill in {fields} of the {entity} in Zoho and save it again.",
         )
     if status == "ERROR":
         return (
-            "it was recorded, but could not be applied.",
+            "It was recorded, but could not be applied.",
             "Tell the administrator: sync-ledger replay --parked applies it again.",
         )
     if reason == "not_approved":
-        return f"{_UNUSED[reason]}.", f"Approve the {entity} in Zoho."
+        return "It is a draft or not approved in Zoho.", f"Approve the {entity} in Zoho."
     if reason in _UNUSED:
-        return f"{_UNUSED[reason]}.", f"If the newer version is wrong, save the {entity} in Zoho again."
-    return "it led to nothing.", f"Save the {entity} in Zoho again."
+        return _UNUSED[reason], f"If that version is the right one, save the {entity} in Zoho again."
+    return "It led to nothing.", f"Save the {entity} in Zoho again."
 
 
-def _said(known: _Known, field: str) -> tuple[int | None, int | None]:
-    """The event (position, instant) that gave a field the value that it has."""
-    for event in known.events:
-        if event["status"] == "NEW" or (event["changes"] and field in _decode_changes(event["changes"])):
-            return event["position"], event["recorded_at"]
-    row = known.row
-    return (None, None) if row is None else (row.position, row.updated_at)
-
-
-def _since(enrollment: _Known) -> int | None:
-    """When the row of unusable versions that lasts until now began."""
-    return enrollment.events[-1]["recorded_at"] if enrollment.events else None
+def _label(field: str) -> str:
+    """A field in the words of Zoho's forms: `student_zoho_id` -> `Student`."""
+    return field.removesuffix("_zoho_id").replace("_", " ").capitalize()
 
 
 def _is_inactive(row: Row, settings: TenantSettings) -> bool:
@@ -282,5 +296,5 @@ def _is_inactive(row: Row, settings: TenantSettings) -> bool:
 async def _known(connection: Connection, tenant_id: str, entity: str, zoho_id: str) -> _Known:
     found = await connection.fetchrow(SQL["one_record"], tenant_id, entity, zoho_id)
     stream = stream_name(entity, zoho_id)
-    events = await connection.fetch(SQL["last_events_of_stream"], tenant_id, stream, _FIRST_OF_A_LIFE)
+    events = await connection.fetch(SQL["last_events_of_stream"], tenant_id, stream, _NEWEST)
     return _Known(None if found is None else from_columns(found[_BOOKKEEPING:]), list(events))

@@ -147,11 +147,12 @@ async def tenants(database: Database, default_tenant: str) -> list[str]:
     return [row["tenant_id"] for row in rows]
 
 
-class Trouble(msgspec.Struct):
-    """A follower that failed: how many items it takes next, how often one alone has
-    failed, and when it may try again.
+class Trouble(msgspec.Struct, frozen=True):
+    """A follower that failed on what lies behind a place (generation, position): how many items
+    it takes next, how often one alone has failed there, and when it may try again.
     """
 
+    place: tuple[int, int] = (0, -1)
     limit: int = PAGE
     failures: int = 0
     not_before: float = 0.0
@@ -216,59 +217,33 @@ class Followers:
     async def step(self, tenant_id: str, follower: Follower) -> bool:
         """One page at the most. Whether there may be more to do at once."""
         key = (tenant_id, follower.name)
-        trouble = self._trouble.get(key) or Trouble()
+        trouble = self._trouble.get(key, _NO_TROUBLE)
         now = asyncio.get_running_loop().time()
         if now < trouble.not_before:
             return False
-        park = trouble.failures >= self._attempts
+        page = _Page(tenant_id, follower, trouble, self._attempts)
         try:
-            moved = await self._advance(tenant_id, follower, trouble.limit, park=park)
+            async with self._database.transaction(tenant_id) as connection:
+                moved = await page.advance(connection, Lease(tenant_id, follower.name, self._owner))
+                parked: int = await connection.fetchval(SQL["count_parked"], tenant_id, follower.name)
+                self.parked[key] = parked
         except LeaseLostError:
             return False
         except DatabaseAwayError:
             raise
         except Exception:
             log.exception("a follower failed", tenant=tenant_id, follower=follower.name)
-            if trouble.limit > 1:  # which item it is shows when they come one by one
-                self._trouble[key] = Trouble(max(1, trouble.limit // 8))
+            if page.limit > 1:  # which item it is shows when they come one by one
+                self._trouble[key] = Trouble(page.place, max(1, page.limit // 8))
                 return True
-            pause = FIRST_PAUSE * 2**trouble.failures
-            self._trouble[key] = Trouble(1, trouble.failures + 1, now + pause)
+            failures = page.failures + 1
+            self._trouble[key] = Trouble(page.place, 1, failures, now + FIRST_PAUSE * 2**failures)
             return False
-        if trouble.limit < PAGE and moved:
-            self._trouble[key] = Trouble(min(PAGE, trouble.limit * 2))
+        if moved and page.limit < PAGE:
+            self._trouble[key] = Trouble(limit=min(PAGE, page.limit * 2))
         elif moved:
             self._trouble.pop(key, None)
         return moved
-
-    async def _advance(self, tenant_id: str, follower: Follower, limit: int, *, park: bool) -> bool:
-        lease = Lease(tenant_id, follower.name, self._owner)
-        async with self._database.transaction(tenant_id) as connection:
-            head = await connection.fetchrow(SQL["head"], tenant_id)
-            if head is None:
-                return False
-            generation, until = head["generation"], head["position"]
-            before = await position_of(connection, tenant_id, follower, generation)
-            if before >= until or not await lease.take(connection):
-                return False
-            items = await items_behind(connection, tenant_id, generation, before, until, limit)
-            after = items[-1].position if len(items) == limit else until
-            parked = await connection.fetch(SQL["parked_events"], tenant_id, follower.name)
-            blocked = {row["stream"] for row in parked}
-            batch = follower.batch()
-            for item in items:
-                reason = "behind a parked one" if item.stream in blocked else "failed" if park else None
-                if reason is None:
-                    follower.apply(batch, item)
-                    continue
-                blocked.add(item.stream)
-                await _park(connection, tenant_id, follower, item, reason)
-            await follower.write(connection, tenant_id, generation, batch)
-            await move(connection, tenant_id, follower, generation, before, after)
-            self.parked[tenant_id, follower.name] = await connection.fetchval(
-                SQL["count_parked"], tenant_id, follower.name
-            )
-        return True
 
     async def retry_parked(self, tenant_id: str, follower: Follower) -> tuple[int, int]:
         """Applies what is parked, in order; answers how many were applied and how many stay."""
@@ -300,6 +275,64 @@ class Followers:
             left = await connection.fetchval(SQL["count_parked"], tenant_id, follower.name)
         self.parked[tenant_id, follower.name] = left
         return applied, left
+
+
+class _Page:
+    """One page of one follower on its way."""
+
+    def __init__(self, tenant_id: str, follower: Follower, trouble: Trouble, attempts: int) -> None:
+        self._tenant = tenant_id
+        self._follower = follower
+        self._attempts = attempts
+        self.place = trouble.place
+        self.limit, self.failures = trouble.limit, trouble.failures
+
+    async def advance(self, connection: Connection, lease: Lease) -> bool:
+        """Applies items, or parks the one that has failed too often. Whether it has moved."""
+        tenant_id, follower = self._tenant, self._follower
+        head = await connection.fetchrow(SQL["head"], tenant_id)
+        if head is None:
+            return False
+        generation, until = head["generation"], head["position"]
+        before = await position_of(connection, tenant_id, follower, generation)
+        if before >= until or not await lease.take(connection):
+            return False
+        if self.failures and self.place != (generation, before):
+            self.failures = 0  # somebody else has come past what failed here
+        self.place = (generation, before)
+        items = await items_behind(connection, tenant_id, generation, before, until, self.limit)
+        after = items[-1].position if len(items) == self.limit else until
+        parked = await connection.fetch(SQL["parked_events"], tenant_id, follower.name)
+        blocked = {row["stream"] for row in parked}
+        for item in items:
+            if item.stream in blocked:
+                await _park(connection, tenant_id, follower, item, "behind a parked one")
+        free = [item for item in items if item.stream not in blocked]
+        if self.failures < self._attempts:
+            await self._apply(connection, generation, free)
+        else:
+            for item in free:  # one at the most
+                await self._apply_or_park(connection, generation, item)
+        await move(connection, tenant_id, follower, generation, before, after)
+        return True
+
+    async def _apply(self, connection: Connection, generation: int, items: list[Item]) -> None:
+        batch = self._follower.batch()
+        for item in items:
+            self._follower.apply(batch, item)
+        await self._follower.write(connection, self._tenant, generation, batch)
+
+    async def _apply_or_park(self, connection: Connection, generation: int, item: Item) -> None:
+        await connection.execute("savepoint item")
+        try:
+            await self._apply(connection, generation, [item])
+        except Exception as error:
+            log.exception("a follower parks an event", tenant=self._tenant, position=item.position)
+            await connection.execute("rollback to savepoint item")
+            await _park(connection, self._tenant, self._follower, item, type(error).__name__)
+
+
+_NO_TROUBLE = Trouble()
 
 
 async def _park(connection: Connection, tenant_id: str, follower: Follower, item: Item, reason: str) -> None:

@@ -21,6 +21,9 @@ END = 2**62
 """A position behind every event."""
 
 PAGE = 5_000
+PAGE_BYTES = 16 * 1024 * 1024
+"""So much payload a page holds at the most, but for one that is larger alone."""
+
 BOOKKEEPING = 2  # tenant_id and generation come first in `select *`
 
 _RARE = ("INVALID", "SKIPPED", "ERROR", "DELETED")  # as in the index outcomes_by_status
@@ -43,6 +46,18 @@ class Filter(msgspec.Struct, frozen=True):
     after: int = 0
 
 
+class Page(msgspec.Struct):
+    """Some items by ascending position, and whether there are more behind them."""
+
+    items: list[dict[str, Any]]
+    more: bool
+
+    @property
+    def last(self) -> int:
+        """The position behind which the next page begins."""
+        return int(self.items[-1]["position"])
+
+
 class History:
     """Reads one tenant's past. Raises `DatabaseAwayError` throughout."""
 
@@ -52,11 +67,11 @@ class History:
         self._master_key = master_key
         self._entities = entities
 
-    async def events(self, wanted: Filter, limit: int, *, payload: bool = False) -> list[dict[str, Any]]:
+    async def events(self, wanted: Filter, limit: int, *, payload: bool = False) -> Page:
         """Events by ascending position; with `payload` the record as stored, null where its
-        key was destroyed.
+        key was destroyed, and fewer events where they are large.
         """
-        async with self._database.transaction(self._tenant) as connection:
+        async with self._database.transaction(self._tenant, snapshot=True) as connection:
             after, before = await self._bounds(connection, wanted)
             return await self._page(connection, wanted, after, before, limit, payload=payload)
 
@@ -68,14 +83,13 @@ class History:
             after, before = await self._bounds(connection, wanted)
             head = await connection.fetchrow(SQL["head"], self._tenant)
         before = min(before, head["position"] + 1 if head else 0)
-        while True:
-            async with self._database.transaction(self._tenant) as connection:
-                items = await self._page(connection, wanted, after, before, PAGE, payload=payload)
-            if items:
-                yield items
-            if len(items) < PAGE:
-                return
-            after = items[-1]["position"]
+        page = Page([], more=True)
+        while page.more:
+            async with self._database.transaction(self._tenant, snapshot=True) as connection:
+                page = await self._page(connection, wanted, after, before, PAGE, payload=payload)
+            if page.items:
+                yield page.items
+                after = page.last
 
     async def _bounds(self, connection: Connection, wanted: Filter) -> tuple[int, int]:
         after, before = wanted.after, END
@@ -91,23 +105,30 @@ class History:
 
     async def _page(
         self, connection: Connection, wanted: Filter, after: int, before: int, limit: int, *, payload: bool
-    ) -> list[dict[str, Any]]:
-        common = (self._tenant, after, before, wanted.entity, wanted.source, limit, payload)
+    ) -> Page:
+        common = (self._tenant, after, before, wanted.entity, wanted.source, limit + 1)
         rows: list[Any] = []
         for stream in self._streams(wanted):
             rows += await _select(connection, common, stream, wanted)
-        if wanted.zoho_id is not None:
-            rows.sort(key=lambda row: row["position"])
-            del rows[limit:]
+        rows.sort(key=lambda row: row["position"])
+        more = len(rows) > limit
+        del rows[limit:]
+        if payload and (fitting := _fitting(rows)) < len(rows):
+            more = True
+            del rows[fitting:]
         items = [_event(row) for row in rows]
         if payload:
-            unsealer = Unsealer(self._tenant, self._master_key)
-            await unsealer.learn(connection, (row["key_id"] for row in rows))
-            for item, r in zip(items, rows, strict=True):
-                item["payload"] = unsealer.record(
-                    r["topic"], r["key_id"], r["payload"], r["stream"], r["version"]
-                )
-        return items
+            await self._add_payloads(connection, rows, items)
+        return Page(items, more)
+
+    async def _add_payloads(
+        self, connection: Connection, rows: list[Any], items: list[dict[str, Any]]
+    ) -> None:
+        unsealer = Unsealer(self._tenant, self._master_key)
+        await unsealer.learn(connection, (row["key_id"] for row in rows))
+        found = await connection.fetch(SQL["payloads_at"], self._tenant, [row["position"] for row in rows])
+        for item, r, (_, payload) in zip(items, rows, found, strict=True):
+            item["payload"] = unsealer.record(r["topic"], r["key_id"], payload, r["stream"], r["version"])
 
     def _streams(self, wanted: Filter) -> list[str | None]:
         """The streams that a filter by id names; one None where it names none."""
@@ -116,19 +137,21 @@ class History:
         names = self._entities.names()
         return [stream_name(name, wanted.zoho_id) for name in names if wanted.entity in (None, name)]
 
-    async def life(self, name: Name, after: int, limit: int) -> list[dict[str, Any]]:
+    async def life(self, name: Name, after: int, limit: int) -> Page:
         """The whole life of one record by ascending position: its own events, and what the
         events of others did to it (those have `caused_by` and no version of the record).
         """
         entity, zoho_id = name
         own = Filter(entity=entity, zoho_id=zoho_id)
-        async with self._database.transaction(self._tenant) as connection:
-            items = await self._page(connection, own, after, END, limit, payload=False)
+        async with self._database.transaction(self._tenant, snapshot=True) as connection:
+            page = await self._page(connection, own, after, END, limit, payload=False)
             effects = await connection.fetch(
-                SQL["effects_on_record"], self._tenant, entity, zoho_id, after, limit
+                SQL["effects_on_record"], self._tenant, entity, zoho_id, after, limit + 1
             )
-        items += [_effect(row, name) for row in effects]
-        return sorted(items, key=lambda item: item["position"])[:limit]
+        items = sorted(
+            [*page.items, *(_effect(row, name) for row in effects)], key=lambda item: item["position"]
+        )
+        return Page(items[:limit], page.more or len(items) > limit)
 
     async def knows(self, name: Name) -> bool:
         """Whether there is any event of a record."""
@@ -173,18 +196,37 @@ async def _select(
     connection: Connection, common: tuple[Any, ...], stream: str | None, wanted: Filter
 ) -> list[Any]:
     """The query whose index fits the narrowest filter."""
-    status, delivery_id = wanted.status, wanted.delivery_id
+    status, reason, delivery_id = wanted.status, wanted.reason, wanted.delivery_id
+    if reason is not None and status is None:
+        status = "SKIPPED"  # nothing else has one
+    by_outcome = (status, reason)
     arguments: tuple[Any, ...] = common
-    if status is not None or wanted.reason is not None or (stream and delivery_id):
-        name = "events_by_rare_status" if status in _RARE else "events_by_outcome"
-        arguments = (*common, stream, delivery_id, status, wanted.reason)
+    if stream is not None and (status is not None or delivery_id is not None):
+        name, arguments = "events_of_stream_by_outcome", (*common, stream, *by_outcome, delivery_id)
+    elif delivery_id is not None and status is not None:
+        name, arguments = "events_of_delivery_by_outcome", (*common, delivery_id, *by_outcome, None)
     elif stream is not None:
         name, arguments = "events_of_stream", (*common, stream)
     elif delivery_id is not None:
         name, arguments = "events_of_delivery", (*common, delivery_id)
+    elif status is not None:
+        name = "events_by_rare_status" if status in _RARE else "events_by_outcome"
+        arguments = (*common, *by_outcome)
+    elif wanted.source not in (None, "sync"):
+        name = "events_of_rare_source"
     else:
         name = "events_by_position"
     return list(await connection.fetch(SQL[name], *arguments))
+
+
+def _fitting(rows: list[Any]) -> int:
+    """How many rows' payloads fit into a page, at least one."""
+    size = 0
+    for number, row in enumerate(rows):
+        size += row["size"]
+        if size > PAGE_BYTES:
+            return max(1, number)
+    return len(rows)
 
 
 def _event(row: Any) -> dict[str, Any]:

@@ -7,7 +7,8 @@ of the needed ones the envelopes alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Callable, Iterable
 
 from ledger.database import Connection
 from ledger.events import Event, stream_name
@@ -16,12 +17,14 @@ from ledger.vault import MasterKey
 from projections.fold import CurrentState
 from projections.queries import SQL
 from projections.replay import Folding, parked_positions
-from projections.state import NONE, Name, Row, WholeView
+from projections.state import DELETED, NONE, WAITING, Name, Row, WholeView
 
 YOUNG = 20_000
 """Up to this position a list looks for its ids among the events, later among the records."""
 
-_MOST_AT_ONCE = 2_000
+_AT_LEAST = 20
+_AT_ONCE = 200  # records whose payloads are held together
+_BREATH = 250  # events folded before other requests get a turn
 
 
 class Past:
@@ -69,7 +72,7 @@ class Past:
 
     async def row(self, name: Name) -> Row | None:
         """A record's row then, None where it had not been accepted."""
-        view = await self._fold([name])
+        view = await self.fold([name])
         row = view.row(name)
         return None if row is None or row.state == NONE else row
 
@@ -77,27 +80,39 @@ class Past:
         """Rows of one entity in some states then, behind an id, bytewise."""
         wanted = frozenset(states)
         found: list[Row] = []
-        size = limit
         while len(found) < limit:
-            ids = await self._ids(entity, after, size)
+            size = min(max(limit - len(found), _AT_LEAST), _AT_ONCE)
+            ids = await self._ids(entity, wanted, after, size)
             names = [(entity, zoho_id) for zoho_id in ids]
-            view = await self._fold(names)
+            view = await self.fold(names)
             found += [row for name in names if (row := view.row(name)) and row.state in wanted]
             if len(ids) < size:
                 break
             after = ids[-1]
-            size = min(2 * size, _MOST_AT_ONCE)
         return found[:limit]
 
-    async def _ids(self, entity: str, after: str, limit: int) -> list[str]:
-        young = self._position <= YOUNG
-        name, bound = (
-            ("ids_in_first_events", self._position) if young else ("ids_known_at", self._recorded_at)
-        )
+    async def _ids(self, entity: str, states: frozenset[str], after: str, limit: int) -> list[str]:
+        """Ids of records that may have been in these states, behind an id."""
+        name, bound = "ids_known_at", self._recorded_at
+        if states == {DELETED}:
+            name, bound = "ids_once_deleted", self._position
+        elif states == {WAITING}:
+            name, bound = "ids_once_waiting", self._position
+        elif self._position <= YOUNG:
+            name, bound = "ids_in_first_events", self._position
         rows = await self._connection.fetch(SQL[name], self._tenant, entity, after, bound, limit)
         return [row["zoho_id"] for row in rows]
 
-    async def _fold(self, names: list[Name]) -> WholeView:
+    async def fold(
+        self,
+        names: list[Name],
+        *,
+        open_all: bool = False,
+        each: Callable[[Event, WholeView], None] = lambda _event, _view: None,
+    ) -> WholeView:
+        """The view of some records and of those that they need. With `open_all` the needed ones
+        have their values, too. `each` is called behind every event.
+        """
         events: list[Event] = []
         asked: dict[Name, bool] = {}
         frontier = dict.fromkeys(names, True)
@@ -110,14 +125,19 @@ class Past:
             found = [Event(*row) for row in rows]
             events += found
             needed = {name for event in found for name in self._projection.needs_of(event)}
-            frontier = {name: False for name in needed if name not in asked}
+            frontier = {name: open_all for name in needed if name not in asked}
         unsealer = Unsealer(self._tenant, self._master_key)
-        own = set(names)
-        await unsealer.learn(
-            self._connection, {e.key_id for e in events if (e.entity or "", e.zoho_id or "") in own}
-        )
+        await unsealer.learn(self._connection, {e.key_id for e in events if asked[_name(e)]})
         parked = await parked_positions(self._connection, self._tenant, self._projection)
         folding = Folding(self._projection, unsealer, parked)
-        for event in sorted(events, key=lambda event: event.position):
-            folding.fold(event, opened=(event.entity or "", event.zoho_id or "") in own)
+        events.sort(key=lambda event: event.position)
+        for number, event in enumerate(events):
+            folding.fold(event, opened=asked[_name(event)])
+            each(event, folding.view)
+            if number % _BREATH == _BREATH - 1:
+                await asyncio.sleep(0)
         return folding.view
+
+
+def _name(event: Event) -> Name:
+    return event.entity or "", event.zoho_id or ""

@@ -61,7 +61,7 @@ select position from ledger.events
 
 -- events_by_position: events with their outcomes, filters that are null do not count
 select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.topic, e.source,
-       e.delivery_id, e.key_id, case when $7::boolean then e.payload end as payload, o.status, o.reason, o.changes, o.errors
+       e.delivery_id, e.key_id, octet_length(e.payload) as size, o.status, o.reason, o.changes, o.errors
   from (select e.*, h.generation from ledger.heads h cross join ledger.events e
          where h.tenant_id = $1 and e.tenant_id = $1 and e.position > $2 and e.position < $3
            and ($4::text is null or e.entity = $4)
@@ -75,10 +75,10 @@ select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.to
 
 -- events_of_stream: the same for one record's stream
 select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.topic, e.source,
-       e.delivery_id, e.key_id, case when $7::boolean then e.payload end as payload, o.status, o.reason, o.changes, o.errors
+       e.delivery_id, e.key_id, octet_length(e.payload) as size, o.status, o.reason, o.changes, o.errors
   from ledger.heads h cross join lateral (
     select * from ledger.events e
-     where e.tenant_id = $1 and e.stream = $8 and e.position > $2 and e.position < $3
+     where e.tenant_id = $1 and e.stream = $7 and e.position > $2 and e.position < $3
        and ($4::text is null or e.entity = $4)
        and ($5::text is null or e.source = $5)
      order by e.version limit $6) e
@@ -91,10 +91,10 @@ select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.to
 
 -- events_of_delivery: the same for one delivery
 select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.topic, e.source,
-       e.delivery_id, e.key_id, case when $7::boolean then e.payload end as payload, o.status, o.reason, o.changes, o.errors
+       e.delivery_id, e.key_id, octet_length(e.payload) as size, o.status, o.reason, o.changes, o.errors
   from ledger.heads h cross join lateral (
     select * from ledger.events e
-     where e.tenant_id = $1 and e.delivery_id = $8 and e.position > $2 and e.position < $3
+     where e.tenant_id = $1 and e.delivery_id = $7 and e.position > $2 and e.position < $3
        and ($4::text is null or e.entity = $4)
        and ($5::text is null or e.source = $5)
      order by e.position limit $6) e
@@ -107,7 +107,7 @@ select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.to
 
 -- events_by_outcome: events found by what they led to
 select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.topic, e.source,
-       e.delivery_id, e.key_id, case when $7::boolean then e.payload end as payload, o.status, o.reason, o.changes, o.errors
+       e.delivery_id, e.key_id, octet_length(e.payload) as size, o.status, o.reason, o.changes, o.errors
   from ledger.outcomes o
  cross join lateral (
     select * from ledger.events e
@@ -118,15 +118,13 @@ select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.to
    and o.position > $2 and o.position < $3
    and ($4::text is null or e.entity = $4)
    and ($5::text is null or e.source = $5)
-   and ($8::text is null or e.stream = $8)
-   and ($9::text is null or e.delivery_id = $9)
-   and ($10::text is null or o.status = $10)
-   and ($11::text is null or o.reason = $11)
+   and ($7::text is null or o.status = $7)
+   and ($8::text is null or o.reason = $8)
  order by o.position limit $6;
 
 -- events_by_rare_status: the same for statuses that have an index
 select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.topic, e.source,
-       e.delivery_id, e.key_id, case when $7::boolean then e.payload end as payload, o.status, o.reason, o.changes, o.errors
+       e.delivery_id, e.key_id, octet_length(e.payload) as size, o.status, o.reason, o.changes, o.errors
   from ledger.outcomes o
  cross join lateral (
     select * from ledger.events e
@@ -137,11 +135,68 @@ select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.to
    and o.position > $2 and o.position < $3
    and ($4::text is null or e.entity = $4)
    and ($5::text is null or e.source = $5)
-   and ($8::text is null or e.stream = $8)
-   and ($9::text is null or e.delivery_id = $9)
-   and o.status = $10 and o.status in ('INVALID', 'SKIPPED', 'ERROR', 'DELETED')
-   and ($11::text is null or o.reason = $11)
+   and o.status = $7 and o.status in ('INVALID', 'SKIPPED', 'ERROR', 'DELETED')
+   and ($8::text is null or o.reason = $8)
  order by o.position limit $6;
+
+-- events_of_stream_by_outcome: the same where what they led to counts
+select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.topic, e.source,
+       e.delivery_id, e.key_id, octet_length(e.payload) as size, o.status, o.reason, o.changes, o.errors
+  from ledger.heads h cross join lateral (
+    select * from ledger.events e
+     where e.tenant_id = $1 and e.stream = $7 and e.position > $2 and e.position < $3
+       and ($4::text is null or e.entity = $4)
+       and ($5::text is null or e.source = $5)
+       and ($10::text is null or e.delivery_id = $10)
+     order by e.version offset 0) e
+  cross join lateral (
+    select * from ledger.outcomes o
+     where o.tenant_id = $1 and o.generation = h.generation and o.position = e.position and o.own
+     limit 1) o
+ where h.tenant_id = $1
+   and ($8::text is null or o.status = $8)
+   and ($9::text is null or o.reason = $9)
+ order by e.position limit $6;
+
+-- events_of_delivery_by_outcome: the same where what they led to counts
+select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.topic, e.source,
+       e.delivery_id, e.key_id, octet_length(e.payload) as size, o.status, o.reason, o.changes, o.errors
+  from ledger.heads h cross join lateral (
+    select * from ledger.events e
+     where e.tenant_id = $1 and e.delivery_id = $7 and e.position > $2 and e.position < $3
+       and ($4::text is null or e.entity = $4)
+       and ($5::text is null or e.source = $5)
+       and ($10::text is null or e.delivery_id = $10)
+     order by e.position offset 0) e
+  cross join lateral (
+    select * from ledger.outcomes o
+     where o.tenant_id = $1 and o.generation = h.generation and o.position = e.position and o.own
+     limit 1) o
+ where h.tenant_id = $1
+   and ($8::text is null or o.status = $8)
+   and ($9::text is null or o.reason = $9)
+ order by e.position limit $6;
+
+-- events_of_rare_source: events that were not pushed by sync, by position
+select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.topic, e.source,
+       e.delivery_id, e.key_id, octet_length(e.payload) as size, o.status, o.reason, o.changes, o.errors
+  from ledger.heads h cross join lateral (
+    select * from ledger.events e
+     where e.tenant_id = $1 and e.position > $2 and e.position < $3
+       and ($4::text is null or e.entity = $4)
+       and e.source = $5 and e.source <> 'sync'
+     order by e.position limit $6) e
+  left join lateral (
+    select * from ledger.outcomes o
+     where o.tenant_id = $1 and o.generation = h.generation and o.position = e.position and o.own
+     limit 1) o on true
+ where h.tenant_id = $1
+ order by e.position;
+
+-- payloads_at: payloads of some positions
+select e.position, e.payload from unnest($2::bigint[]) w (position) cross join lateral (
+  select * from ledger.events e where e.tenant_id = $1 and e.position = w.position limit 1) e
+ order by e.position;
 
 -- position_before: the newest position recorded at or before an instant
 select position from ledger.events
@@ -193,7 +248,7 @@ select distinct zoho_id from (
  order by zoho_id limit $5;
 
 -- last_events_of_stream: the newest events of one stream with what they led to
-select e.position, e.recorded_at, o.status, o.reason, o.changes, o.errors
+select e.position, e.recorded_at, o.status, o.reason, o.errors
   from ledger.heads h cross join lateral (
     select * from ledger.events e
      where e.tenant_id = $1 and e.stream = $2
@@ -235,6 +290,12 @@ insert into ledger.tracking as t (tenant_id, follower, notification_id) values (
 on conflict (tenant_id, follower) do update set notification_id = excluded.notification_id
  where t.notification_id = $3
 returning true;
+
+-- hold_checkpoint: so that there is a row to lock
+insert into ledger.tracking (tenant_id, follower, notification_id) values ($1, $2, 0) on conflict do nothing;
+
+-- lock_checkpoint: the follower waits until the transaction ends, then finds it moved
+select notification_id from ledger.tracking where tenant_id = $1 and follower = $2 for update;
 
 -- take_lease: a lease that is free, over, or one's own, for some seconds of the database's clock
 insert into ledger.leases as l (tenant_id, name, owner, until)
@@ -368,3 +429,22 @@ select position, recorded_at, chain from ledger.heads where tenant_id = $1;
 
 -- parked_by_follower: how many events each follower has parked
 select follower, count(*) as count from ledger.parked where tenant_id = $1 group by follower order by follower;
+
+-- ids_once_deleted: ids of one entity behind an id, bytewise, that had been deleted up to a position
+select distinct o.zoho_id from ledger.heads h cross join lateral (
+  select o.entity, o.zoho_id from ledger.outcomes o
+   where o.tenant_id = $1 and o.generation = h.generation and o.position <= $4
+     and o.status = 'DELETED' and o.status in ('INVALID', 'SKIPPED', 'ERROR', 'DELETED')
+   offset 0) o
+ where h.tenant_id = $1 and o.entity = $2 and o.zoho_id > $3
+ order by o.zoho_id limit $5;
+
+-- ids_once_waiting: the same for those that had waited
+select distinct o.zoho_id from ledger.heads h cross join lateral (
+  select o.entity, o.zoho_id from ledger.outcomes o
+   where o.tenant_id = $1 and o.generation = h.generation and o.position <= $4
+     and o.status = 'SKIPPED' and o.status in ('INVALID', 'SKIPPED', 'ERROR', 'DELETED')
+     and o.reason like '%_not_synced_yet'
+   offset 0) o
+ where h.tenant_id = $1 and o.entity = $2 and o.zoho_id > $3
+ order by o.zoho_id limit $5;

@@ -18,7 +18,7 @@ import msgspec
 
 from ledger import clock
 from ledger.database import Connection, Database
-from ledger.errors import DatabaseAwayError
+from ledger.errors import DatabaseAwayError, MissingEventError
 from ledger.events import Event
 from ledger.unseal import Unsealer
 from ledger.vault import MasterKey
@@ -31,7 +31,6 @@ from projections.followers import (
     checkpoint_of,
     items_behind,
     move,
-    tenants,
 )
 from projections.queries import SQL
 from projections.replay import Folding, pages, parked_positions
@@ -45,6 +44,7 @@ LEASE_SECONDS = 10.0
 _CHUNK = 5_000  # rows a statement
 _BREATH = 250  # events folded before the database gets a turn
 _NO_GENERATION = 2**31 - 1
+_RETRYING = 0  # in place of the version
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -80,13 +80,15 @@ class Rebuild:
     """One rebuild of the state and of the followers that read its outcomes.
 
     `retry_parked`: events that are parked are applied again, at their own positions;
-    without it they stay unapplied.
+    without it they stay unapplied. `if_outdated`: only where the rows are still of an older
+    version once the lease is ours.
     """
 
-    def __init__(self, replay: Replay, *, retry_parked: bool = False) -> None:
+    def __init__(self, replay: Replay, *, retry_parked: bool = False, if_outdated: bool = False) -> None:
         self._replay = replay
         self._tenant = replay.tenant_id
         self._retry = retry_parked
+        self._if_outdated = if_outdated
         self._lease = Lease(replay.tenant_id, "rebuild", seconds=LEASE_SECONDS)
         self.seconds = 0.0
         """From the start to the switch; what follows removes the old rows."""
@@ -107,6 +109,8 @@ class Rebuild:
         begun = time.monotonic()
         keeper = asyncio.create_task(self._keep_lease())
         try:
+            if self._if_outdated and not await is_outdated(self._replay):
+                return 0
             await self._resume_or_begin()
             started_at = self._position
             await self._follow()
@@ -153,7 +157,9 @@ class Rebuild:
         self._generation = max(live, left["generation"] if left else 0) + 1
         async with database.transaction(tenant_id) as connection:
             await self._lease.renew(connection)
-            await connection.execute(SQL["begin_rebuild"], tenant_id, self._generation, version)
+            # one that retries what is parked is never gone on with by one that does not
+            kind = _RETRYING if self._retry else version
+            await connection.execute(SQL["begin_rebuild"], tenant_id, self._generation, kind)
         await remove_generations(database, tenant_id, keep={live})
         for follower in self._replay.followers:
             async with database.transaction(tenant_id) as connection:
@@ -230,6 +236,7 @@ class Rebuild:
     async def _write_outcomes(self) -> None:
         outcomes, self._outcomes = self._outcomes, []
         async with self._replay.database.transaction(self._tenant) as connection:
+            await self._lease.renew(connection)
             await self._insert(connection, "add_outcomes", outcomes)
 
     async def _insert(self, connection: Connection, name: str, rows: Sequence[Any]) -> None:
@@ -287,8 +294,12 @@ class Rebuild:
                 parked = await parked_positions(connection, tenant_id, replay.projection)
                 self._folding.leave_out(parked)
             self._fold(events)
+            if self._position != head["position"]:
+                raise MissingEventError(tenant_id, self._position + 1)
             await self._write(connection)
             await self._park(connection)
+            for follower in replay.followers:  # their new rows hold everything
+                await connection.execute(SQL["unpark_all"], tenant_id, follower.name)
             await connection.execute(
                 SQL["switch_generation"], tenant_id, self._generation, replay.projection.version
             )
@@ -317,15 +328,20 @@ class Rebuild:
             await connection.execute(SQL["park"], *place, reason, clock.now())
 
 
-async def outdated(database: Database, default_tenant: str, projection: CurrentState) -> list[str]:
-    """Tenants whose read models an older version of the projection has made."""
-    found = []
-    for tenant_id in await tenants(database, default_tenant):
-        async with database.transaction(tenant_id) as connection:
-            head = await connection.fetchrow(SQL["head"], tenant_id)
-        if head is not None and head["version"] < projection.version:
-            found.append(tenant_id)
-    return found
+async def is_outdated(replay: Replay) -> bool:
+    """Whether an older version of the projection has made a tenant's read models."""
+    async with replay.database.transaction(replay.tenant_id) as connection:
+        head = await connection.fetchrow(SQL["head"], replay.tenant_id)
+    return head is not None and head["version"] < replay.projection.version
+
+
+async def bring_up_to_date(replay: Replay) -> None:
+    """Rebuilds a tenant's read models where an older version has made them, or waits until
+    another process has done it.
+    """
+    while await is_outdated(replay):
+        with contextlib.suppress(ReplayRunningError):
+            await Rebuild(replay, if_outdated=True).run()
 
 
 async def remove_generations(database: Database, tenant_id: str, keep: set[int]) -> None:
@@ -361,36 +377,44 @@ async def take_or_wait(database: Database, lease: Lease, tenant_id: str) -> None
 
 
 async def rebuild_follower(replay: Replay, follower: Follower) -> int:
-    """Counts one follower's rows anew and puts them in the place of the old ones in one
-    transaction. Answers how many items it applied. Raises `ReplayRunningError`.
+    """Makes one follower's rows anew beside the old ones, then puts them in their place in one
+    transaction that holds its checkpoint; it goes on from there. Answers how many items it applied.
     """
     database, tenant_id = replay.database, replay.tenant_id
-    lease = Lease(tenant_id, follower.name, seconds=LEASE_SECONDS)
-    await take_or_wait(database, lease, tenant_id)
+    batch, reached, applied = follower.batch(), 0, 0
     async with database.transaction(tenant_id) as connection:
         head = await connection.fetchrow(SQL["head"], tenant_id)
     if head is None:
         return 0
     generation, until = head["generation"], head["position"]
-    batch, reached, applied = follower.batch(), 0, 0
-    while reached < until:
-        async with database.transaction(tenant_id) as connection:
-            await lease.renew(connection)
-            items = await items_behind(connection, tenant_id, generation, reached, until, _CHUNK)
+
+    async def count(connection: Connection, last: int) -> None:
+        nonlocal reached, applied
+        items = await items_behind(connection, tenant_id, generation, reached, last, _CHUNK)
         for item in items:
             follower.apply(batch, item)
         applied += len(items)
-        reached = items[-1].position if len(items) == _CHUNK else until
+        reached = items[-1].position if len(items) == _CHUNK else last
+
+    while reached < until:
+        async with database.transaction(tenant_id) as connection:
+            await count(connection, until)
         replay.tell(Progress(tenant_id, reached, until))
     async with database.transaction(tenant_id) as connection:
-        await lease.renew(connection)
+        checkpoint = checkpoint_of(follower, generation)
+        await connection.execute(SQL["hold_checkpoint"], tenant_id, checkpoint)
+        before = await connection.fetchval(SQL["lock_checkpoint"], tenant_id, checkpoint)
+        head = await connection.fetchrow(SQL["head"], tenant_id)
+        assert head is not None
+        if head["generation"] != generation:
+            raise ReplayRunningError(tenant_id)
+        while reached < head["position"]:
+            await count(connection, head["position"])
         await connection.execute(SQL["unpark_all"], tenant_id, follower.name)
-        await connection.execute(SQL["forget_checkpoint"], tenant_id, checkpoint_of(follower, generation))
         await follower.forget(connection, tenant_id, generation)
         await follower.write(connection, tenant_id, generation, batch)
-        if until:
-            await move(connection, tenant_id, follower, generation, 0, until)
-        await lease.give_back(connection)
+        if reached > before:
+            await move(connection, tenant_id, follower, generation, before, reached)
     return applied
 
 

@@ -14,6 +14,7 @@ import structlog
 from cryptography.exceptions import InvalidTag
 
 from ledger.database import Connection, Database
+from ledger.errors import MissingEventError
 from ledger.events import Event
 from ledger.store import EventStore
 from ledger.unseal import Unsealer
@@ -90,7 +91,7 @@ async def pages(
     until: int | None = None,
 ) -> AsyncIterator[list[Event]]:
     """Events by position, page by page, their keys learned. The next page is on its way
-    while one is folded.
+    while one is folded. Raises `MissingEventError`, also where they end before `until`.
     """
     store = EventStore(database, tenant_id, master_key)
 
@@ -102,7 +103,9 @@ async def pages(
         return page
 
     page = await read(after)
+    reached = after
     while page:
+        reached = page[-1].position
         coming: asyncio.Task[Any] = asyncio.create_task(read(page[-1].position))
         await asyncio.sleep(0)  # so that the query is under way
         try:
@@ -110,3 +113,5 @@ async def pages(
             page = await coming
         finally:
             coming.cancel()
+    if until is not None and reached < until:
+        raise MissingEventError(tenant_id, reached + 1)

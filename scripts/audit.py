@@ -5,20 +5,26 @@ from __future__ import annotations
 import sys
 from typing import Annotated, Any, Literal
 
+import msgspec
 from cyclopts import App, Parameter
+from rich.text import Text
 
-from api.audit import csv_pages, ndjson_pages
+from api.audit import csv_pages, ndjson_pages, shown
 from api.queries import MOST, cursor_of, decode_cursor
 from ledger import clock
 from ledger.events import SOURCES
 from ledger.zoho.entities import ENTITIES
 from projections.explain import explain_enrollment
-from projections.history import STATUSES, Filter, deferred_item
+from projections.history import END, STATUSES, Filter, Page, deferred_item
+from projections.past import Past
 from projections.summary import SPANS, Summary
 from scripts.opened import CommandError, Opened, run
-from scripts.output import console, print_json, print_table
+from scripts.output import console, harmless, print_json, print_table
 
-app = App(name="audit", help="Ask what happened, when, and why.")
+app = App(
+    name="audit",
+    help="Ask what happened, when, and why.\n\nExample: sync-ledger audit explain ENR_001 --tenant amman",
+)
 
 Tenant = Annotated[str | None, Parameter(help="the college (default: DEFAULT_TENANT_ID)")]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="one JSON document, as over HTTP")]
@@ -49,17 +55,15 @@ def events(
 
     Example: sync-ledger audit events --status INVALID --from 2026-09-01T00:00:00Z
     """
-    wanted = _filter(
-        entity, zoho_id, status, reason, source, delivery_id, from_, to, max(after, _cursor(cursor, int) or 0)
-    )
+    wanted = _filter(entity, zoho_id, status, reason, source, delivery_id, from_, to, after)
+    if cursor is not None:
+        wanted = msgspec.structs.replace(wanted, after=max(after, _cursor(cursor, int)))
     _require_limit(limit)
 
-    async def command(ledger: Opened) -> tuple[list[dict[str, Any]], str | None]:
-        history = ledger.history(await ledger.tenant(tenant))
-        items = await history.events(wanted, limit + 1, payload=payload)
-        return items[:limit], cursor_of(items[limit - 1]["position"]) if items[limit:] else None
+    async def command(ledger: Opened) -> Page:
+        return await ledger.history(await ledger.tenant(tenant)).events(wanted, limit, payload=payload)
 
-    return _print_events(*run(command), json=json)
+    return _print_events(run(command), json=json)
 
 
 @app.command
@@ -81,14 +85,13 @@ def record(
     after = _cursor(cursor, int) or 0
     _require_limit(limit)
 
-    async def command(ledger: Opened) -> tuple[list[dict[str, Any]], str | None]:
+    async def command(ledger: Opened) -> Page:
         history = ledger.history(await ledger.tenant(tenant))
         if not await history.knows(name):
             raise CommandError(f"the ledger knows no {name[0]} {zoho_id[:80]!r}")
-        items = await history.life(name, after, limit + 1)
-        return items[:limit], cursor_of(items[limit - 1]["position"]) if items[limit:] else None
+        return await history.life(name, after, limit)
 
-    return _print_events(*run(command), json=json)
+    return _print_events(run(command), json=json)
 
 
 @app.command
@@ -111,7 +114,9 @@ def explain(
         tenant_id = await ledger.tenant(tenant)
         async with ledger.database.transaction(tenant_id, snapshot=True) as connection:
             settings = ledger.settings.tenant(tenant_id)
-            found = await explain_enrollment(connection, tenant_id, settings, zoho_id)
+            replay = ledger.replay(tenant_id)
+            now = await Past.at(connection, tenant_id, replay.master_key, replay.projection, position=END)
+            found = await explain_enrollment(now, connection, tenant_id, settings, zoho_id)
         if found is None:
             raise CommandError(f"the ledger never heard of an enrollment {zoho_id[:80]!r}")
         return found
@@ -127,7 +132,7 @@ def explain(
         ("because", "because"),
         ("next", "next_step"),
     ):
-        out.print(f"[bold]{title:8}[/] {found[key]}", highlight=False)
+        out.print(Text.assemble((f"{title:8} ", "bold"), harmless(found[key])))
     out.print()
     marks = {True: "yes", False: "NO", None: "-"}
     print_table(
@@ -231,7 +236,8 @@ def export(
     return 0
 
 
-def _print_events(items: list[dict[str, Any]], following: str | None, *, json: bool) -> int:
+def _print_events(page: Page, *, json: bool) -> int:
+    items, following = page.items, shown(page)["next"]
     if json:
         for item in items:
             if "payload" in item and item["payload"] is not None:
@@ -258,8 +264,6 @@ def _print_events(items: list[dict[str, Any]], following: str | None, *, json: b
 
 
 def _plain(payload: Any) -> Any:
-    import msgspec
-
     return None if payload is None else msgspec.json.decode(bytes(payload))
 
 
@@ -280,6 +284,8 @@ def _filter(
     until: str | None,
     after: int,
 ) -> Filter:
+    if not 0 <= after <= END:
+        raise CommandError(f"--after is {after}: use a position, 0 or more")
     for name, value, allowed in (("--status", status, STATUSES), ("--source", source, SOURCES)):
         if value is not None and value not in allowed:
             raise CommandError(f"{name} is {value[:80]!r}: use {', '.join(allowed)}")

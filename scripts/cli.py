@@ -17,7 +17,8 @@ Json = Annotated[bool, Parameter(name="--json", negative="", help="one JSON docu
 
 app = App(
     name="sync-ledger",
-    help="Carries a college's data from Zoho CRM to Moodle, and can prove it.",
+    help="Carries a college's data from Zoho CRM to Moodle, and can prove it.\n\n"
+    "Example: sync-ledger serve --port 8001",
     result_action="return_value",
 )
 app.command("scripts.audit:app", name="audit")
@@ -60,6 +61,9 @@ def replay(
     json: Json = False,
 ) -> int:
     """Rebuild read models from the events beside the live ones, then switch; traffic goes on.
+
+    An event on which a handler failed is parked: recorded, but not applied. A rebuild leaves it
+    out unless --parked asks for it, once the handler is mended.
 
     Example: sync-ledger replay --tenant amman --check
     """

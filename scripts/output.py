@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -11,19 +12,27 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 _STATUS_STYLE = {
     "NEW": "green", "UPDATED": "cyan", "UNCHANGED": "dim", "DELETED": "magenta",
     "SKIPPED": "yellow", "INVALID": "red", "ERROR": "bold red",
 }  # fmt: skip
 _PLAIN_WIDTH = 10_000
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 PLAIN_SECONDS = 2.0
 """So often a progress line is printed where there is no terminal."""
 
 
 def console() -> Console:
     """Stdout; without a terminal lines are neither cut nor coloured."""
-    return Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+    width = None if sys.stdout.isatty() else _PLAIN_WIDTH
+    return Console(width=width, markup=False, emoji=False, highlight=False)
+
+
+def harmless(text: str) -> str:
+    """Text that came from outside, as a terminal may show it: control characters spelt out."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def print_json(value: Any) -> None:
@@ -41,13 +50,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     console().print(table)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any) -> Text:
     if value is None:
-        return ""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text = text.replace("[", "\\[")
-    style = _STATUS_STYLE.get(text)
-    return f"[{style}]{text}[/]" if style else text
+        return Text()
+    text = harmless(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    return Text(text, style=_STATUS_STYLE.get(text, ""))
 
 
 class Meter:

@@ -1,29 +1,36 @@
-"""`sync-ledger replay`: rebuilds, checks and repairs read models, tenants side by side."""
+"""`sync-ledger replay`: rebuilds, checks and repairs read models, tenants side by side.
+
+Several tenants are worked on by processes of their own (this module, run as a program),
+which report in lines of JSON and end with the one that started them.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
+import signal
 import sys
-import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from ledger.settings import Settings
+from ledger.errors import ConfigurationError, DatabaseAwayError, MissingEventError
 from projections.check import Report, SwitchedError, check
 from projections.followers import Followers
 from projections.queries import SQL
 from projections.rebuild import Progress, Rebuild, ReplayRunningError, rebuild_follower
 from projections.replay import AlteredError
-from scripts.opened import CommandError, Opened, opened
-from scripts.output import Meter, print_json, print_table
+from scripts.opened import Opened, run
+from scripts.output import Meter, harmless, print_json, print_table
+from scripts.server import die_with
 
-PROJECTIONS = ("state", "summary")
-REFUSALS = (ReplayRunningError, SwitchedError, AlteredError)
+REFUSALS = (ReplayRunningError, SwitchedError, AlteredError, MissingEventError, DatabaseAwayError)
+TABLES = {"state": ("records", "links", "outcomes"), "summary": ("summary",)}
+
+Tell = Callable[[str, int, int], None]
 
 
 class Work(msgspec.Struct, frozen=True):
@@ -35,14 +42,15 @@ class Work(msgspec.Struct, frozen=True):
 
 
 class Done(msgspec.Struct):
-    """What was done for one tenant."""
+    """What was done for one tenant. `left`: events that are parked; `error`: why it was not done."""
 
     tenant: str
     events: int = 0
     seconds: float = 0.0
-    report: Report | None = None
     applied: int = 0
     left: int = 0
+    report: Report | None = None
+    error: str | None = None
 
 
 async def replay_all(
@@ -55,83 +63,100 @@ async def replay_all(
         if workers <= 1:
             done = [await _one(ledger, name, work, meter.tell) for name in names]
         else:
-            done = await asyncio.to_thread(_in_processes, ledger.settings, names, work, workers, meter)
-    return _print_checks(done, as_json=as_json) if work.check else _print_replays(done, as_json=as_json)
+            limit = asyncio.Semaphore(workers)
+            done = await asyncio.gather(*(_in_a_process(name, work, meter.tell, limit) for name in names))
+    for each in done:
+        if each.error is not None:
+            print(f"sync-ledger: {harmless(each.error)}", file=sys.stderr)
+    code = _print_checks(done, as_json=as_json) if work.check else _print_replays(done, as_json=as_json)
+    return 1 if any(each.error for each in done) else code
 
 
-async def _one(ledger: Opened, name: str, work: Work, tell: Any) -> Done:
-    def hear(progress: Progress) -> None:
-        tell(progress.tenant_id, progress.position, progress.head)
-
-    replay = ledger.replay(name, hear)
+async def _one(ledger: Opened, name: str, work: Work, tell: Tell) -> Done:
     done = Done(name)
     started = time.monotonic()
     try:
-        if work.check:
-            done.report = await check(replay)
-        elif work.projection == "summary":
-            [follower] = replay.followers
-            done.events = await rebuild_follower(replay, follower)
-        else:
-            before = await _parked(ledger, name)
-            rebuild = Rebuild(replay, retry_parked=work.parked)
-            done.events = await rebuild.run()
-            done.seconds = rebuild.seconds
-            if work.parked:
-                done.left = await _parked(ledger, name)
-                done.applied = before - done.left
-                followers = Followers(ledger.database, name, replay.followers)
-                for follower in replay.followers:
-                    applied, left = await followers.retry_parked(name, follower)
-                    done.applied += applied
-                    done.left += left
+        await _replay(ledger, work, done, tell)
     except REFUSALS as error:
-        raise CommandError(str(error)) from None
+        done.error = str(error)
     done.seconds = done.seconds or time.monotonic() - started
     return done
 
 
+async def _replay(ledger: Opened, work: Work, done: Done, tell: Tell) -> None:
+    def hear(progress: Progress) -> None:
+        tell(progress.tenant_id, progress.position, progress.head)
+
+    name = done.tenant
+    replay = ledger.replay(name, hear)
+    if work.check:
+        done.report = await check(replay)
+        if work.projection is not None:
+            tables = TABLES[work.projection]
+            done.report.differences = [d for d in done.report.differences if d.table in tables]
+        return
+    before = await _parked(ledger, name)
+    if work.projection == "summary":
+        [follower] = replay.followers
+        done.events = await rebuild_follower(replay, follower)
+    else:
+        rebuild = Rebuild(replay, retry_parked=work.parked)
+        done.events = await rebuild.run()
+        done.seconds = rebuild.seconds
+    if work.parked:
+        followers = Followers(ledger.database, name, replay.followers)
+        for follower in replay.followers:
+            await followers.retry_parked(name, follower)
+    done.left = await _parked(ledger, name)
+    done.applied = max(0, before - done.left)
+
+
 async def _parked(ledger: Opened, name: str) -> int:
     async with ledger.database.transaction(name) as connection:
-        count: int = await connection.fetchval(SQL["count_parked"], name, "state")
-    return count
+        rows = await connection.fetch(SQL["parked_by_follower"], name)
+    return sum(row["count"] for row in rows)
 
 
-_progress: Any = None
-
-
-def _remember(queue: Any) -> None:
-    global _progress  # noqa: PLW0603  (what a worker process is given once)
-    _progress = queue
-
-
-def _work(settings: Settings, name: str, work: Work) -> Done:
-    async def command() -> Done:
-        async with opened(settings) as ledger:
-            return await _one(ledger, name, work, lambda *told: _progress.put(told))
-
-    return asyncio.run(command())
-
-
-def _in_processes(settings: Settings, names: list[str], work: Work, workers: int, meter: Meter) -> list[Done]:
-    """Each tenant in a process of its own, so many at once."""
-    context = multiprocessing.get_context("spawn")
-    queue: Any = context.SimpleQueue()
-
-    def listen() -> None:
-        while (told := queue.get()) is not None:
-            meter.tell(*told)
-
-    listener = threading.Thread(target=listen, daemon=True)
-    listener.start()
-    with ProcessPoolExecutor(workers, context, _remember, (queue,)) as pool:
-        futures = [pool.submit(_work, settings, name, work) for name in names]
+async def _in_a_process(name: str, work: Work, tell: Tell, limit: asyncio.Semaphore) -> Done:
+    async with limit:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "scripts.replaying", name, msgspec.json.encode(work).decode(),
+            str(os.getpid()), stdout=asyncio.subprocess.PIPE, start_new_session=True,
+            cwd=Path.cwd(), limit=2**30,
+        )  # fmt: skip
+        assert process.stdout is not None
+        done = Done(name, error=f"the replay of tenant {name} was broken off")
         try:
-            return [future.result() for future in futures]
+            async for line in process.stdout:
+                told = msgspec.json.decode(line)
+                if isinstance(told, list):
+                    tell(*told)
+                else:
+                    done = msgspec.convert(told, Done)
         finally:
-            for future in futures:
-                future.cancel()
-            queue.put(None)
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+        return done
+
+
+def main() -> None:
+    """`python -m scripts.replaying TENANT WORK PARENT`: one tenant's part."""
+    name, text, parent = sys.argv[1:]
+    die_with(int(parent), signal.SIGKILL)
+    work = msgspec.json.decode(text, type=Work)
+
+    def say(value: Any) -> None:
+        sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
+        sys.stdout.buffer.flush()
+
+    async def command(ledger: Opened) -> Done:
+        return await _one(ledger, name, work, lambda *told: say(told))
+
+    try:
+        say(run(command))
+    except (ConfigurationError, DatabaseAwayError) as error:
+        say(Done(name, error=str(error)))
 
 
 def _print_replays(done: list[Done], *, as_json: bool) -> int:
@@ -139,12 +164,11 @@ def _print_replays(done: list[Done], *, as_json: bool) -> int:
         print_json({"tenants": [_shown(d) for d in done]})
         return 0
     for each in done:
+        if each.error is not None:
+            continue
         rate = each.events / each.seconds if each.seconds else 0
-        parked = (
-            f", {each.applied} parked events applied, {each.left} still parked"
-            if each.applied or each.left
-            else ""
-        )
+        parked = f"; {each.applied} parked events applied" if each.applied else ""
+        parked += f"; {each.left} events are parked: see sync-ledger replay --help" if each.left else ""
         print(f"{each.tenant}: {each.events:,} events in {each.seconds:.1f} s ({rate:,.0f} events/s){parked}")
     return 0
 
@@ -163,6 +187,7 @@ def _print_checks(done: list[Done], *, as_json: bool) -> int:
             {
                 "rows": sum(report.rows for _, report in reports),
                 "differences": [{**msgspec.to_builtins(d), "tenant": name} for name, d in found],
+                "errors": [{"tenant": each.tenant, "error": each.error} for each in done if each.error],
             }
         )
         return 1 if found else 0
@@ -178,3 +203,7 @@ def _print_checks(done: list[Done], *, as_json: bool) -> int:
             [(name, *(getattr(difference, column) for column in columns[1:])) for name, difference in found],
         )
     return 1 if found else 0
+
+
+if __name__ == "__main__":
+    main()

@@ -25,7 +25,8 @@ from ledger.installation import Installation, open_installation
 from ledger.zoho.entities import ENTITIES
 from ledger.zoho.records import check_mappings
 from projections.fold import CurrentState
-from projections.rebuild import Rebuild, Replay, outdated
+from projections.followers import tenants
+from projections.rebuild import Replay, bring_up_to_date, is_outdated
 from projections.summary import Summary
 
 SHUTDOWN_SECONDS = 8
@@ -95,6 +96,16 @@ def bind(host: str, port: int) -> list[socket.socket]:
     return sockets
 
 
+def die_with(parent: int, number: signal.Signals) -> None:
+    """Makes the kernel send a signal to this process when its parent dies (Linux; elsewhere a
+    worker ends with its work).
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
 class WorkerApp:
     """The application of one process; it opens the ledger in that process's own loop."""
 
@@ -114,18 +125,12 @@ class WorkerApp:
     async def _open(self) -> None:
         configure_logging(self._settings.log_level)
         if os.getpid() != self._parent:
-            self._die_with_parent()
+            die_with(self._parent, signal.SIGTERM)
         self._installation = await open_installation(self._settings)
         self._app = create_app(self._installation)
         # what exists now lives as long as the process: the collector need not look at it
         gc.collect()
         gc.freeze()
-
-    def _die_with_parent(self) -> None:
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-            if os.getppid() != self._parent:
-                os._exit(1)
 
 
 def serve(settings: configuration.Settings, host: str, port: int, workers: int) -> int:
@@ -151,10 +156,11 @@ async def _open(settings: configuration.Settings) -> Installation:
     await database.open()
     try:
         projection = CurrentState(ENTITIES)
-        for tenant_id in await outdated(database, settings.default_tenant, projection):
-            tell(f"rebuilding the read models of tenant {tenant_id}")
+        for tenant_id in await tenants(database, settings.default_tenant):
             replay = Replay(database, tenant_id, installation.master_key, projection, [Summary()])
-            await Rebuild(replay).run()
+            if await is_outdated(replay):
+                tell(f"rebuilding the read models of tenant {tenant_id}")
+                await bring_up_to_date(replay)
     except BaseException:
         installation.close()
         raise

@@ -4,6 +4,9 @@
 create index outcomes_of_others on ledger.outcomes
   (tenant_id, generation, entity, zoho_id, position) where not own;
 
+-- What was not pushed by sync: pulls, reconciliations, Moodle's answers.
+create index events_by_source on ledger.events (tenant_id, source, position) where source <> 'sync';
+
 -- Who does a tenant's work of one kind (a follower, a rebuild) until when. Rows, not
 -- advisory locks, so that poolers may stand between; the owner renews in the
 -- transactions that do the work, and whoever finds a lease expired takes it.

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 
-from tests.harness import ROOT, Server
+from ledger.installation import open_installation
+from ledger.settings import Settings
+from tests.harness import ROOT, Ledger, Server
 
 
 @pytest.fixture
@@ -148,6 +153,8 @@ def test_commands_say_what_the_endpoints_say(client: httpx.Client, home: Path, t
         (("audit", "events", "--status", "FINE"), "--status"),
         (("audit", "events", "--from", "yesterday"), "--from"),
         (("audit", "events", "--limit", "0"), "--limit"),
+        (("audit", "events", "--after", "-1"), "--after"),
+        (("audit", "events", "--after", "99999999999999999999999"), "--after"),
         (("audit", "events", "--cursor", "!"), "--cursor"),
         (("audit", "record", "unit", "U"), "unit"),
         (("audit", "record", "student", "X"), "X"),
@@ -226,8 +233,73 @@ def test_tenants_side_by_side(own_home: Path) -> None:
             )
 
 
+async def test_workers_end_with_their_parent(own_home: Path) -> None:
+    """SIGKILL of a replay of several tenants, or Ctrl-C, leaves nobody behind."""
+    installation = await open_installation(Settings(home=own_home))
+    assert installation.embedded is not None
+    admin = await asyncpg.connect(installation.embedded.dsn(), password=installation.embedded.password())
+    database = installation.database()
+    await database.open()
+    for tenant in ("amman", "aqaba"):
+        ledger = Ledger(installation, database, tenant)
+        await ledger.post("programs", {"id": "P", "Product_Name": "x"})
+        await ledger.close()
+    for number in (signal.SIGKILL, signal.SIGINT):
+        await admin.execute("begin")
+        await admin.execute("lock table ledger.records in share mode")  # so that they cannot end
+        process = subprocess.Popen(
+            [sys.executable, "-m", "scripts.cli", "replay", "--jobs", "2"],
+            cwd=ROOT,
+            env={**os.environ, "LEDGER_HOME": str(own_home)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        waiting = "select count(*) from pg_locks where not granted"
+        watcher = await asyncpg.connect(
+            installation.embedded.dsn(), password=installation.embedded.password()
+        )
+        while await watcher.fetchval(waiting) < 2:
+            await asyncio.sleep(0.01)
+        process.send_signal(number)
+        code = process.wait()
+        assert code in (-number, 130)
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+        await admin.execute("rollback")
+        clients = "select count(*) from pg_stat_activity where usename = 'sync_ledger_app'"
+        while await watcher.fetchval(clients) > 1:  # this test's pool has one
+            await asyncio.sleep(0.01)
+        heads = await watcher.fetch("select generation from ledger.heads")
+        assert {row["generation"] for row in heads} == {1}
+        await watcher.execute("delete from ledger.leases")
+        await watcher.close()
+    await admin.close()
+    await database.close()
+    installation.close()
+
+
+def test_odd_texts_on_a_terminal(server: Server, home: Path, tenant: str) -> None:
+    """What Zoho sends is neither markup nor control characters to the terminal."""
+    odd = "a\\[/] w[/red]x :smile: \x1b[31m"
+    with server.client(tenant) as client:
+        client.post("/v1/sync/enrollments", json={"id": odd, "Student": "S[/]", "Class": "C"})
+        client.post("/v1/sync/enrollments", json={"id": odd, "status": "[bold]"})
+    for arguments in (("events",), ("deferred",), ("explain", odd), ("record", "enrollment", odd)):
+        done = command(home, tenant, "audit", *arguments)
+        assert done.returncode == 0, done.stderr
+        assert "\x1b" not in done.stdout
+        if arguments[0] != "explain":
+            assert "a\\[/] w[/red]x :smile: \\x1b[31m" in done.stdout
+
+
 def test_help() -> None:
     """Every command explains itself with an example."""
+    for words in ((), ("audit",)):
+        done = subprocess.run(
+            [sys.executable, "-m", "scripts.cli", *words, "--help"],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert "Example: sync-ledger" in done.stdout
     for words in (
         ("audit", "events"), ("audit", "record"), ("audit", "explain"), ("audit", "deferred"),
         ("audit", "summary"), ("audit", "export"), ("replay",), ("verify",), ("anchor",), ("tenants",),

@@ -9,6 +9,7 @@ import pytest
 from ledger import clock
 from ledger.settings import MoodleSettings, TenantSettings
 from projections.explain import explain_enrollment
+from projections.past import Past
 from tests.harness import Ledger
 
 ENROLLMENT = {"id": "E", "Student": "S", "Class": "C", "status": "Active"}
@@ -21,7 +22,9 @@ OFF = TenantSettings()
 async def explained(ledger: Ledger, settings: TenantSettings = ON) -> Any:
     """The explanation of E."""
     async with ledger.database.transaction(ledger.tenant, snapshot=True) as connection:
-        return await explain_enrollment(connection, ledger.tenant, settings, "E")
+        key = ledger.installation.master_key
+        now = await Past.at(connection, ledger.tenant, key, ledger.projection, position=2**62)
+        return await explain_enrollment(now, connection, ledger.tenant, settings, "E")
 
 
 async def recorded_at(ledger: Ledger, position: int) -> str:
@@ -63,7 +66,7 @@ CASES: dict[str, tuple[list[tuple[str, Any]], str, int, str]] = {
         "class", 4, "deleted",
     ),
     "class invalid": (
-        [("students", STUDENT), ("enrollments", ENROLLMENT), ("classes", {"id": "C"})], "class", 2, "name is missing",
+        [("students", STUDENT), ("enrollments", ENROLLMENT), ("classes", {"id": "C"})], "class", 2, "Name: missing",
     ),
     "student not approved": (
         [("classes", CLASS), ("enrollments", ENROLLMENT), ("students", {**STUDENT, "$approved": False})],
@@ -78,7 +81,7 @@ CASES: dict[str, tuple[list[tuple[str, Any]], str, int, str]] = {
     ),
     "class inactive": (
         [("students", STUDENT), ("classes", {**CLASS, "status": "cancelled"}), ("enrollments", ENROLLMENT)],
-        "class", 2, "cancelled",
+        "class", 3, "cancelled",
     ),
     "enrollment withdrawn": (
         [
@@ -95,11 +98,44 @@ CASES: dict[str, tuple[list[tuple[str, Any]], str, int, str]] = {
         "record", 4, "deleted",
     ),
     "enrollment invalid": (
-        [("enrollments", {"id": "E", "Student": "Layla Nasser"})], "valid", 1, "class_zoho_id is missing",
+        [("enrollments", {"id": "E", "Student": "Layla Nasser"})], "valid", 1, "Class: missing",
     ),
     "enrollment a draft": ([("enrollments", {**ENROLLMENT, "$state": "draft"})], "valid", 1, "not approved"),
     "moodle queued": (
         [("students", STUDENT), ("classes", CLASS), ("enrollments", ENROLLMENT)], "moodle_enrolment", 3, "queued",
+    ),
+    "withdrawn, then the class deleted": (
+        [
+            ("students", STUDENT), ("classes", CLASS), ("enrollments", ENROLLMENT),
+            ("enrollments", {"id": "E", "status": "Withdrawn"}), ("classes", {"id": "C", "operation": "delete"}),
+        ],
+        "valid", 4, "Withdrawn",
+    ),
+    "withdrawn while waiting, then released": (
+        [
+            ("students", STUDENT), ("enrollments", ENROLLMENT),
+            ("enrollments", {"id": "E", "status": "Withdrawn"}), ("classes", CLASS),
+        ],
+        "valid", 2, "Withdrawn",
+    ),
+    "frozen before the enrollment came": (
+        [("students", {**STUDENT, "Status": "Freeze"}), ("classes", CLASS), ("enrollments", ENROLLMENT)],
+        "student", 3, "Freeze",
+    ),
+    "back from a freeze": (
+        [
+            ("students", {**STUDENT, "Status": "Freeze"}), ("classes", CLASS), ("enrollments", ENROLLMENT),
+            ("students", STUDENT),
+        ],
+        "moodle_enrolment", 4, "queued",
+    ),
+    "sent again, but not newer than its deletion": (
+        [
+            ("students", STUDENT), ("classes", CLASS), ("enrollments", ENROLLMENT),
+            ("enrollments", {"id": "E", "operation": "delete"}),
+            ("enrollments", {**ENROLLMENT, "Modified_Time": "2001-01-01T00:00:00Z"}),
+        ],
+        "record", 4, "not newer",
     ),
     "class changed to an unknown one": (
         [
@@ -169,3 +205,14 @@ async def test_nobody(ledger: Ledger) -> None:
     """An id of which the ledger never heard has no explanation."""
     await ledger.post("students", STUDENT)
     assert await explained(ledger) is None
+
+
+async def test_which_event_made_it_so(ledger: Ledger) -> None:
+    """The status of a student is that of the event that brought it, whatever came behind."""
+    for plural, record in (("students", STUDENT), ("classes", CLASS), ("enrollments", ENROLLMENT)):
+        await ledger.post(plural, record)
+    await ledger.post("students", {"id": "S", "Status": "Freezed"}, {"id": "S", "Email": "x@college.example"})
+    await ledger.post("students", *[{"id": "S", "Status": "Freezed"}] * 205)
+    found = await explained(ledger)
+    assert found["since"] == await recorded_at(ledger, 4)
+    assert found["links"][2]["position"] == 4

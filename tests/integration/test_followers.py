@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from typing import Any
 
+import msgspec
 import pytest
 
 from ledger import clock
@@ -156,8 +157,8 @@ async def until_parked(runner: Followers, ledger: Ledger) -> None:
     """Runs without the pauses until the follower has come to the head."""
     done = time.monotonic() + 60
     while time.monotonic() < done:
-        for trouble in runner._trouble.values():
-            trouble.not_before = 0.0
+        for key, trouble in runner._trouble.items():
+            runner._trouble[key] = msgspec.structs.replace(trouble, not_before=0.0)
         await runner.catch_up(ledger.tenant)
         async with ledger.database.transaction(ledger.tenant) as connection:
             head = await connection.fetchrow(SQL["head"], ledger.tenant)
@@ -176,7 +177,7 @@ async def test_a_poisoned_event_is_parked(ledger: Ledger) -> None:
     async with ledger.database.transaction(ledger.tenant) as connection:
         parked = await connection.fetch(SQL["parked_events"], ledger.tenant, "picky")
     assert {row["stream"] for row in parked} == {"student-S3"}
-    assert [row["reason"] for row in parked] == ["failed", "behind a parked one"]
+    assert [row["reason"] for row in parked] == ["RuntimeError", "behind a parked one"]
     assert runner.parked[ledger.tenant, "picky"] == 2
     assert await stored(ledger) == expected - Counter({("student", "NEW"): 1, ("student", "UPDATED"): 1})
     assert await runner.retry_parked(ledger.tenant, picky) == (0, 2)
@@ -214,3 +215,23 @@ async def test_it_runs_by_itself(ledger: Ledger) -> None:
         await asyncio.sleep(0.01)
     task.cancel()
     assert clock.now()
+
+
+async def test_another_process_parks_nothing_innocent(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runners fail on one event; one parks it. The other one then tries what comes next."""
+    monkeypatch.setattr(following, "LEASE_SECONDS", 0.01)
+    picky = Picky()
+    first, second = (Followers(ledger.database, "default", [picky], attempts=1) for _ in range(2))
+    await ledger.post("students", {"id": "S3"})
+    for runner in (second, first):
+        while not (runner._trouble.get((ledger.tenant, "picky")) or following.Trouble()).failures:
+            await runner.catch_up(ledger.tenant)
+    await until_parked(first, ledger)
+    expected = await events(ledger, 2)
+    await until_parked(second, ledger)
+    async with ledger.database.transaction(ledger.tenant) as connection:
+        parked = await connection.fetch(SQL["parked_events"], ledger.tenant, "picky")
+    assert [row["position"] for row in parked] == [1]
+    assert await stored(ledger) == expected - Counter({("student", "NEW"): 1})

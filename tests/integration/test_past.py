@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 
 from ledger.database import Database
 from ledger.installation import Installation
+from ledger.store import EventStore
+from ledger.verify import verify
 from ledger.zoho.entities import ENTITIES
+from projections import history as history_module
 from projections import past
-from projections.history import History
+from projections.history import Filter, History
 from projections.past import Past
 from projections.state import ACTIVE, DELETED, NONE, WAITING, Row, from_columns
 from tests.harness import Ledger, rebuild
@@ -121,7 +124,7 @@ async def test_life_of_a_record(ledger: Ledger) -> None:
     await ledger.post("enrollments", {"id": "E", "status": "Late"})
     await ledger.post("classes", {"id": "C", "operation": "delete"})
     history = History(ledger.database, ledger.tenant, ledger.installation.master_key, ENTITIES)
-    items = await history.life(("enrollment", "E"), 0, 100)
+    items = (await history.life(("enrollment", "E"), 0, 100)).items
     assert [(i["position"], i["status"], i["reason"], i["version"]) for i in items] == [
         (1, "SKIPPED", "student_not_synced_yet", 1),
         (3, "NEW", "released", None),
@@ -131,6 +134,77 @@ async def test_life_of_a_record(ledger: Ledger) -> None:
     assert items[1]["caused_by"] == {"entity": "class", "zoho_id": "C"}
     for size in (1, 2, 3):
         found: list[Any] = []
-        while more := await history.life(("enrollment", "E"), found[-1]["position"] if found else 0, size):
-            found += more
+        while True:
+            page = await history.life(("enrollment", "E"), found[-1]["position"] if found else 0, size)
+            found += page.items
+            if not page.more:
+                break
         assert found == items
+
+
+async def test_a_page_sees_one_moment(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is appended between two statements of a page is on the next one, not lost."""
+    await ledger.post("students", {"id": "X"})
+    select, appended = history_module._select, False
+
+    async def and_append(*arguments: Any) -> list[Any]:
+        nonlocal appended
+        found = await select(*arguments)
+        if not appended:  # behind the first stream's statement
+            appended = True
+            await ledger.post("students", {"id": "X", "Last_Name": "N"})
+            await ledger.post("programs", {"id": "X", "Product_Name": "x"})
+        return found
+
+    monkeypatch.setattr(history_module, "_select", and_append)
+    history = History(ledger.database, ledger.tenant, ledger.installation.master_key, ENTITIES)
+    positions, page = list[int](), None
+    while page is None or page.items:
+        page = await history.events(Filter(zoho_id="X", after=positions[-1] if positions else 0), 10)
+        positions += [item["position"] for item in page.items]
+    assert positions == [1, 2, 3]
+
+
+async def test_large_payloads_make_small_pages(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large the records are, a page holds so many bytes, and at least one event."""
+    monkeypatch.setattr(history_module, "PAGE_BYTES", 5_000)
+    monkeypatch.setattr("ledger.store.PAGE_BYTES", 5_000)
+    for number in range(6):
+        await ledger.post(
+            "programs", {"id": f"P{number}", "Product_Name": "x", "Notes": "n" * 2_000 * number}
+        )
+    history = History(ledger.database, ledger.tenant, ledger.installation.master_key, ENTITIES)
+    pages = [page async for page in history.export(Filter(), payload=True)]
+    assert [[item["position"] for item in page] for page in pages] == [[1, 2], [3], [4], [5], [6]]
+    assert (await history.events(Filter(), 10)).more is False
+    page = await history.events(Filter(), 10, payload=True)
+    assert (len(page.items), page.more) == (2, True)
+    events = EventStore(ledger.database, ledger.tenant, ledger.installation.master_key)
+    assert [event.position for event in await events.events()] == [1, 2, 3]
+    assert (await verify(ledger.database, ledger.tenant)).events == 6
+
+
+async def test_filters_by_outcome_within_a_stream(ledger: Ledger) -> None:
+    """An id or a delivery together with a status, a reason, a source."""
+    await ledger.post(
+        "students", {"id": "X"}, {"id": "X"}, {"id": "X", "Modified_Time": "2001-01-01T00:00:00Z"}
+    )
+    await ledger.post("programs", {"id": "X"}, {"id": "X", "Product_Name": "x"})
+    history = History(ledger.database, ledger.tenant, ledger.installation.master_key, ENTITIES)
+    delivery = (await history.events(Filter(), 1)).items[0]["delivery_id"]
+
+    async def found(**wanted: Any) -> list[int]:
+        return [item["position"] for item in (await history.events(Filter(**wanted), 10)).items]
+
+    assert await found(zoho_id="X", status="UNCHANGED") == [2]
+    assert await found(zoho_id="X", status="NEW") == [1, 5]
+    assert await found(zoho_id="X", entity="student", status="NEW") == [1]
+    assert await found(zoho_id="X", reason="stale") == [3]
+    assert await found(reason="stale") == [3]
+    assert await found(reason="stale", status="NEW") == []
+    assert await found(delivery_id=delivery) == [1, 2, 3]
+    assert await found(delivery_id=delivery, status="NEW") == [1]
+    assert await found(delivery_id=delivery, zoho_id="X", status="NEW") == [1]
+    assert await found(delivery_id=delivery, zoho_id="X") == [1, 2, 3]
+    assert await found(source="pull") == []
+    assert await found(source="sync", zoho_id="X", status="INVALID") == [4]

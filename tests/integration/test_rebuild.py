@@ -17,13 +17,14 @@ import pytest
 import uvicorn
 
 from api.app import create_app
-from ledger.errors import OtherVersionError
+from ledger.errors import MissingEventError, OtherVersionError
 from ledger.events import Event
 from projections import rebuild as rebuilding
 from projections.check import check
 from projections.fold import CurrentState, Outcome
 from projections.followers import Followers, Lease, position_of
-from projections.rebuild import Progress, Rebuild, Replay, outdated, rebuild_follower
+from projections.queries import SQL
+from projections.rebuild import Progress, Rebuild, Replay, bring_up_to_date, is_outdated, rebuild_follower
 from projections.state import View
 from projections.summary import SPANS, Summary
 from tests.harness import ROOT, Ledger
@@ -230,10 +231,12 @@ async def test_a_new_version_of_a_projection(ledger: Ledger, monkeypatch: pytest
     with pytest.raises(OtherVersionError) as refused:
         await new.post("students", stale)
     assert not refused.value.is_newer
-    assert ledger.tenant in await outdated(ledger.database, "default", new.projection)
+    assert await is_outdated(replay(ledger, new.projection))
 
     monkeypatch.setattr("ledger.store._PAGE", 5)
-    rebuilding_ = asyncio.create_task(Rebuild(replay(ledger, new.projection)).run())
+    # two new processes at once: one of them does it
+    work = [bring_up_to_date(replay(ledger, new.projection)) for _ in range(2)]
+    rebuilding_ = asyncio.ensure_future(asyncio.gather(*work))
     served = 0
     with contextlib.suppress(OtherVersionError):
         while not rebuilding_.done():  # the old process serves meanwhile
@@ -241,8 +244,8 @@ async def test_a_new_version_of_a_projection(ledger: Ledger, monkeypatch: pytest
             served += 1
     await rebuilding_
     assert served
-    assert (await head(ledger))["version"] == 2
-    assert ledger.tenant not in await outdated(ledger.database, "default", new.projection)
+    assert tuple(await head(ledger))[1:] == (2, 2)  # one new generation, not two
+    assert not await is_outdated(replay(ledger, new.projection))
     with pytest.raises(OtherVersionError) as refused:
         await ledger.post("students", {"id": "S3"})
     assert refused.value.is_newer
@@ -343,3 +346,68 @@ async def test_a_new_version_over_http(ledger: Ledger) -> None:
     await serving
     with pytest.raises(OtherVersionError):
         await ledger.post("students", record)
+
+
+async def test_more_keys_than_are_kept(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys come and go with the pages; a value is null only where its key was destroyed."""
+    monkeypatch.setattr("ledger.store._PAGE", 7)
+    monkeypatch.setattr("ledger.unseal.CACHED_KEYS", 8)
+    for version in range(6):
+        people = [{"id": f"S{n}", "Last_Name": f"L{n}-{version}"} for n in range(12)]
+        await ledger.post("students", *people)
+    await followed(ledger)
+    before = await everything(ledger)
+    await consistent(ledger)
+    await Rebuild(replay(ledger)).run()
+    assert await everything(ledger) == before
+
+
+@pytest.mark.parametrize("gone", [3, 20])
+async def test_an_event_that_is_missing(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, gone: int) -> None:
+    """At the end or in the middle: neither check nor rebuild ends well, and nothing is switched."""
+    monkeypatch.setattr(rebuilding, "NEARLY", 2)
+    await ledger.post("students", *({"id": f"S{n}"} for n in range(20)))
+    embedded = ledger.installation.embedded
+    assert embedded is not None
+    admin = await asyncpg.connect(embedded.dsn(), password=embedded.password())
+    await admin.execute(
+        "delete from ledger.events where tenant_id = $1 and position >= $2", ledger.tenant, gone
+    )
+    await admin.close()
+    for work in (check(replay(ledger)), Rebuild(replay(ledger)).run()):
+        with pytest.raises(MissingEventError, match=f"position {gone} "):
+            await work
+    assert (await head(ledger))["generation"] == 1
+
+
+async def test_what_a_follower_has_parked(ledger: Ledger) -> None:
+    """A rebuild counts it with all the rest, so it is not parked any more."""
+    await story(ledger, 2)
+    async with ledger.database.transaction(ledger.tenant) as connection:
+        await connection.execute(SQL["park"], ledger.tenant, "summary", "student-S1", 4, "x", 0)
+        await connection.execute(
+            "update ledger.summary set count = count - 1 where tenant_id = $1 and status = 'NEW'"
+            " and entity = 'student'", ledger.tenant,
+        )  # fmt: skip
+    await Rebuild(replay(ledger)).run()
+    assert await parked(ledger) == []
+    await consistent(ledger)
+
+
+async def test_one_follower_alone_under_traffic(ledger: Ledger) -> None:
+    """Its own lease is held by a server that follows; it is made anew all the same, and goes on."""
+    await story(ledger, 3)
+    async with ledger.database.transaction(ledger.tenant) as connection:
+        await connection.execute(
+            "insert into ledger.leases values ($1, 'summary', 'a server', now() + interval '1 hour')"
+            " on conflict (tenant_id, name) do update set owner = excluded.owner, until = excluded.until",
+            ledger.tenant,
+        )
+    await ledger.post("students", {"id": "late"})
+    applied = await rebuild_follower(replay(ledger), Summary())
+    assert applied == (await head(ledger))["position"]
+    async with ledger.database.transaction(ledger.tenant) as connection:
+        await connection.execute("delete from ledger.leases where tenant_id = $1", ledger.tenant)
+    await ledger.post("students", {"id": "later"})
+    await followed(ledger)
+    await consistent(ledger)
