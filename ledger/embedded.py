@@ -261,7 +261,11 @@ class _Supervisor:
         signal.signal(signal.SIGTERM, lambda *_: self._stop())
         signal.signal(signal.SIGINT, lambda *_: self._stop())
         threading.Thread(target=self._wait_for_last_user, daemon=True).start()
-        return self._keep_running()
+        try:
+            return self._keep_running()
+        finally:
+            if self._embedded.socket_dir.parent != self._home:
+                shutil.rmtree(self._embedded.socket_dir, ignore_errors=True)
 
     def _keep_running(self) -> int:
         failures = 0

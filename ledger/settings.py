@@ -131,7 +131,12 @@ class _Reader:
         self._values = values
 
     def settings(self) -> Settings:
-        if self._choice("AUTH", "off", ("off", "required")) == "required":
+        auth = self._text("AUTH", "off").lower()
+        if auth not in ("off", "required"):
+            raise ConfigurationError(
+                f"AUTH is {auth!r}: use off (required needs API keys, which this release cannot make yet)"
+            )
+        if auth == "required":
             raise ConfigurationError(
                 "AUTH=required needs API keys, which this release cannot make yet: "
                 "set AUTH=off and serve on loopback"

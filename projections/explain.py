@@ -248,14 +248,14 @@ def _moodle(links: list[Link], settings: TenantSettings) -> list[Link]:
             "moodle_enrolment", None, None, None,
             "Zoho's records ask for a seat, but no Moodle is connected for this college, so the ledger "
             "cannot tell who sits in the course.",
-            "Connect Moodle (MOODLE_ENABLED): all that waits is then worked off by itself.",
+            "Look into Moodle itself: this college has none connected to the ledger.",
         )  # fmt: skip
         return [*(Link(name, None, None, None, what) for name in names), seat]
     what = "Moodle has not reported on it yet."
     seat = Link(
         "moodle_enrolment", False, None, None,
         "The seat is queued: Moodle has not confirmed it yet.",
-        "Wait for the Moodle worker; where it stays so, look at /v1/ready.",
+        "Look into Moodle itself: whether the seat is there is not reported to the ledger yet.",
     )  # fmt: skip
     return [*(Link(name, None, None, None, what) for name in names), seat]
 

@@ -3,3 +3,8 @@
 from ledger.queries import load_queries
 
 SQL = load_queries("projections")
+
+# each selection of events, `select_...`, becomes a query of events with their outcomes, `events_...`
+_WITH_OUTCOMES = SQL.pop("events_with_outcomes")
+for _name in [name for name in SQL if name.startswith("select_")]:
+    SQL[_name.replace("select_", "events_", 1)] = _WITH_OUTCOMES.replace("{events}", SQL.pop(_name))

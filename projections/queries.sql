@@ -59,51 +59,45 @@ select position from ledger.events
  where tenant_id = $1 and recorded_at >= $2 and recorded_at > '1970-01-01 00:00:00+00'
  order by recorded_at, position limit 1;
 
--- events_by_position: events with their outcomes, filters that are null do not count
-select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.topic, e.source,
-       e.delivery_id, e.key_id, octet_length(e.payload) as size, o.status, o.reason, o.changes, o.errors
-  from (select e.*, h.generation from ledger.heads h cross join ledger.events e
-         where h.tenant_id = $1 and e.tenant_id = $1 and e.position > $2 and e.position < $3
-           and ($4::text is null or e.entity = $4)
-           and ($5::text is null or e.source = $5)
-         order by e.position limit $6) e
-  left join lateral (
-    select * from ledger.outcomes o
-     where o.tenant_id = $1 and o.generation = e.generation and o.position = e.position and o.own
-     limit 1) o on true
- order by e.position;
-
--- events_of_stream: the same for one record's stream
+-- events_with_outcomes: some events and what each led to; `{events}` is one of the selections below
 select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.topic, e.source,
        e.delivery_id, e.key_id, octet_length(e.payload) as size, o.status, o.reason, o.changes, o.errors
   from ledger.heads h cross join lateral (
+{events}) e
+  left join lateral (
+    select * from ledger.outcomes o
+     where o.tenant_id = $1 and o.generation = h.generation and o.position = e.position and o.own
+     limit 1) o on true
+ where h.tenant_id = $1
+ order by e.position;
+
+-- select_by_position: filters that are null do not count
+    select * from ledger.events e
+     where e.tenant_id = $1 and e.position > $2 and e.position < $3
+       and ($4::text is null or e.entity = $4)
+       and ($5::text is null or e.source = $5)
+     order by e.position limit $6;
+
+-- select_of_stream: the events of one record
     select * from ledger.events e
      where e.tenant_id = $1 and e.stream = $7 and e.position > $2 and e.position < $3
        and ($4::text is null or e.entity = $4)
        and ($5::text is null or e.source = $5)
-     order by e.version limit $6) e
-  left join lateral (
-    select * from ledger.outcomes o
-     where o.tenant_id = $1 and o.generation = h.generation and o.position = e.position and o.own
-     limit 1) o on true
- where h.tenant_id = $1
- order by e.position;
+     order by e.version limit $6;
 
--- events_of_delivery: the same for one delivery
-select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.topic, e.source,
-       e.delivery_id, e.key_id, octet_length(e.payload) as size, o.status, o.reason, o.changes, o.errors
-  from ledger.heads h cross join lateral (
+-- select_of_delivery: the events of one delivery
     select * from ledger.events e
      where e.tenant_id = $1 and e.delivery_id = $7 and e.position > $2 and e.position < $3
        and ($4::text is null or e.entity = $4)
        and ($5::text is null or e.source = $5)
-     order by e.position limit $6) e
-  left join lateral (
-    select * from ledger.outcomes o
-     where o.tenant_id = $1 and o.generation = h.generation and o.position = e.position and o.own
-     limit 1) o on true
- where h.tenant_id = $1
- order by e.position;
+     order by e.position limit $6;
+
+-- select_of_rare_source: events that were not pushed by sync
+    select * from ledger.events e
+     where e.tenant_id = $1 and e.position > $2 and e.position < $3
+       and ($4::text is null or e.entity = $4)
+       and e.source = $5 and e.source <> 'sync'
+     order by e.position limit $6;
 
 -- events_by_outcome: events found by what they led to
 select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.topic, e.source,
@@ -176,22 +170,6 @@ select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.to
    and ($8::text is null or o.status = $8)
    and ($9::text is null or o.reason = $9)
  order by e.position limit $6;
-
--- events_of_rare_source: events that were not pushed by sync, by position
-select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.topic, e.source,
-       e.delivery_id, e.key_id, octet_length(e.payload) as size, o.status, o.reason, o.changes, o.errors
-  from ledger.heads h cross join lateral (
-    select * from ledger.events e
-     where e.tenant_id = $1 and e.position > $2 and e.position < $3
-       and ($4::text is null or e.entity = $4)
-       and e.source = $5 and e.source <> 'sync'
-     order by e.position limit $6) e
-  left join lateral (
-    select * from ledger.outcomes o
-     where o.tenant_id = $1 and o.generation = h.generation and o.position = e.position and o.own
-     limit 1) o on true
- where h.tenant_id = $1
- order by e.position;
 
 -- payloads_at: payloads of some positions
 select e.position, e.payload from unnest($2::bigint[]) w (position) cross join lateral (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -21,10 +22,7 @@ from projections.summary import SPANS, Summary
 from scripts.opened import CommandError, Opened, run
 from scripts.output import console, harmless, print_json, print_table
 
-app = App(
-    name="audit",
-    help="Ask what happened, when, and why.\n\nExample: sync-ledger audit explain ENR_001 --tenant amman",
-)
+app = App(name="audit")
 
 Tenant = Annotated[str | None, Parameter(help="the college (default: DEFAULT_TENANT_ID)")]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="one JSON document, as over HTTP")]
@@ -33,19 +31,57 @@ Cursor = Annotated[str | None, Parameter(help="the text of `next`")]
 Instant = Annotated[str | None, Parameter(help="an instant such as 2026-02-11T14:05:09Z")]
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Which:
+    """Which events: the filters of `/v1/audit/events`."""
+
+    entity: str | None = None
+    """student, program, class or enrollment"""
+    zoho_id: str | None = None
+    """one record's id"""
+    status: str | None = None
+    """INVALID, SKIPPED, NEW, UPDATED, UNCHANGED, DELETED or ERROR"""
+    reason: str | None = None
+    """such as stale, deleted, not_approved"""
+    source: str | None = None
+    """sync, webhook, notification, pull, reconcile, moodle or cli"""
+    delivery_id: str | None = None
+    """the X-Delivery-ID of an answer"""
+    from_: Annotated[Instant, Parameter(name="--from")] = None
+    to: Instant = None
+    after: int = 0
+    """a position, exclusive"""
+    payload: Annotated[bool, Parameter(negative="")] = False
+    """with the record as stored"""
+
+    def filter(self) -> Filter:
+        """As the history takes it. Raises `CommandError` where a value is wrong."""
+        if not 0 <= self.after <= END:
+            raise CommandError(f"--after is {self.after}: use a position, 0 or more")
+        for name, value, allowed in (("--status", self.status, STATUSES), ("--source", self.source, SOURCES)):
+            if value is not None and value not in allowed:
+                raise CommandError(f"{name} is {value[:80]!r}: use {', '.join(allowed)}")
+        return Filter(
+            entity=None if self.entity is None else _entity(self.entity),
+            zoho_id=self.zoho_id,
+            status=self.status,
+            reason=self.reason,
+            source=self.source,
+            delivery_id=self.delivery_id,
+            since=_instant("--from", self.from_),
+            until=_instant("--to", self.to),
+            after=self.after,
+        )
+
+
+_EVERY = Which()
+
+
 @app.command
 def events(
     *,
-    entity: str | None = None,
-    zoho_id: str | None = None,
-    status: str | None = None,
-    reason: str | None = None,
-    source: str | None = None,
-    delivery_id: str | None = None,
-    from_: Annotated[Instant, Parameter(name="--from")] = None,
-    to: Instant = None,
-    after: int = 0,
-    payload: Annotated[bool, Parameter(negative="")] = False,
+    which: Which = _EVERY,
     limit: Limit = 100,
     cursor: Cursor = None,
     tenant: Tenant = None,
@@ -55,21 +91,21 @@ def events(
 
     Example: sync-ledger audit events --status INVALID --from 2026-09-01T00:00:00Z
     """
-    wanted = _filter(entity, zoho_id, status, reason, source, delivery_id, from_, to, after)
+    wanted = which.filter()
     if cursor is not None:
-        wanted = msgspec.structs.replace(wanted, after=max(after, _cursor(cursor, int)))
+        wanted = msgspec.structs.replace(wanted, after=max(wanted.after, _cursor(cursor, int)))
     _require_limit(limit)
 
     async def command(ledger: Opened) -> Page:
-        return await ledger.history(await ledger.tenant(tenant)).events(wanted, limit, payload=payload)
+        return await ledger.history(await ledger.tenant(tenant)).events(wanted, limit, payload=which.payload)
 
     return _print_events(run(command), json=json)
 
 
 @app.command
 def record(
-    entity: str,
-    zoho_id: str,
+    entity: Annotated[str, Parameter(help="student, program, class or enrollment")],
+    zoho_id: Annotated[str, Parameter(help="the record's Zoho id")],
     /,
     *,
     limit: Limit = MOST,
@@ -96,7 +132,9 @@ def record(
 
 @app.command
 def explain(
-    *words: Annotated[str, Parameter(help="the enrollment's Zoho id")],
+    *words: Annotated[
+        str, Parameter(name="ENROLLMENT", help="the enrollment's Zoho id, or `enrollments ID`", required=True)
+    ],
     tenant: Tenant = None,
     json: Json = False,
 ) -> int:
@@ -179,7 +217,7 @@ def summary(
     *,
     from_: Annotated[Instant, Parameter(name="--from")] = None,
     to: Instant = None,
-    by: Literal["day", "hour"] = "day",
+    by: Annotated[Literal["day", "hour"], Parameter(help="of UTC")] = "day",
     tenant: Tenant = None,
     json: Json = False,
 ) -> int:
@@ -206,29 +244,22 @@ def summary(
 @app.command
 def export(
     *,
-    format: Literal["ndjson", "csv"] = "ndjson",  # noqa: A002  (the option's name)
-    entity: str | None = None,
-    zoho_id: str | None = None,
-    status: str | None = None,
-    reason: str | None = None,
-    source: str | None = None,
-    delivery_id: str | None = None,
-    from_: Annotated[Instant, Parameter(name="--from")] = None,
-    to: Instant = None,
-    after: int = 0,
-    payload: Annotated[bool, Parameter(negative="")] = False,
+    which: Which = _EVERY,
+    as_format: Annotated[
+        Literal["ndjson", "csv"], Parameter(name="--format", help="one JSON object a line, or RFC 4180")
+    ] = "ndjson",
     tenant: Tenant = None,
 ) -> int:
     """Write every event to stdout, one a line.
 
     Example: sync-ledger audit export --format csv > events.csv
     """
-    wanted = _filter(entity, zoho_id, status, reason, source, delivery_id, from_, to, after)
-    write = csv_pages if format == "csv" else ndjson_pages
+    wanted = which.filter()
+    write = csv_pages if as_format == "csv" else ndjson_pages
 
     async def command(ledger: Opened) -> None:
         history = ledger.history(await ledger.tenant(tenant))
-        async for chunk in write(history.export(wanted, payload=payload), payload=payload):
+        async for chunk in write(history.export(wanted, payload=which.payload), payload=which.payload):
             sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()
 
@@ -271,35 +302,6 @@ def _print_next(following: str | None) -> int:
     if following:
         print(f"more: --cursor {following}", file=sys.stderr)
     return 0
-
-
-def _filter(
-    entity: str | None,
-    zoho_id: str | None,
-    status: str | None,
-    reason: str | None,
-    source: str | None,
-    delivery_id: str | None,
-    since: str | None,
-    until: str | None,
-    after: int,
-) -> Filter:
-    if not 0 <= after <= END:
-        raise CommandError(f"--after is {after}: use a position, 0 or more")
-    for name, value, allowed in (("--status", status, STATUSES), ("--source", source, SOURCES)):
-        if value is not None and value not in allowed:
-            raise CommandError(f"{name} is {value[:80]!r}: use {', '.join(allowed)}")
-    return Filter(
-        entity=None if entity is None else _entity(entity),
-        zoho_id=zoho_id,
-        status=status,
-        reason=reason,
-        source=source,
-        delivery_id=delivery_id,
-        since=_instant("--from", since),
-        until=_instant("--to", until),
-        after=after,
-    )
 
 
 def _entity(word: str) -> str:

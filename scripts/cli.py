@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import sys
 from pathlib import Path
@@ -20,8 +21,13 @@ app = App(
     help="Carries a college's data from Zoho CRM to Moodle, and can prove it.\n\n"
     "Example: sync-ledger serve --port 8001",
     result_action="return_value",
+    version=importlib.metadata.version("sync-ledger"),
 )
-app.command("scripts.audit:app", name="audit")
+app.command(
+    "scripts.audit:app",
+    name="audit",
+    help="Ask what happened, when, and why.\n\nExample: sync-ledger audit explain ENR_001 --tenant amman",
+)
 
 
 @app.command
@@ -98,7 +104,12 @@ def verify(
 
 
 @app.command
-def anchor(file: Path, /, *, tenant: Tenant = None) -> int:
+def anchor(
+    file: Annotated[Path, Parameter(help="where to write it; an existing file is never overwritten")],
+    /,
+    *,
+    tenant: Tenant = None,
+) -> int:
     """Write a signed head, to be kept out of reach of whoever has power over the database.
 
     Example: sync-ledger anchor /mnt/safe/2026-09.anchor

@@ -69,6 +69,11 @@ class Opened(msgspec.Struct):
 async def opened(settings: Settings | None = None) -> AsyncIterator[Opened]:
     """Opens the ledger that the environment names. Raises `ConfigurationError`."""
     settings = settings or configuration.load()
+    if settings.database_url is None and not (settings.home / "pgdata").exists():
+        raise CommandError(
+            f"there is no ledger in {settings.home}: start scripts/serve first, or set LEDGER_HOME "
+            "(or DATABASE_URL) as for the server"
+        )
     configure_logging("ERROR" if settings.log_level == "INFO" else settings.log_level)
     installation = await open_installation(settings, _tell)
     database = installation.database(size=4)

@@ -19,6 +19,8 @@ _STATUS_STYLE = {
     "SKIPPED": "yellow", "INVALID": "red", "ERROR": "bold red",
 }  # fmt: skip
 _PLAIN_WIDTH = 10_000
+_FOLDABLE = frozenset({"changes", "errors", "payload", "detail", "waits for", "live", "rebuilt"})
+_LEAST_WIDTH = 30  # of a column that is folded
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 PLAIN_SECONDS = 2.0
 """So often a progress line is printed where there is no terminal."""
@@ -42,12 +44,20 @@ def print_json(value: Any) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A table; a value named like a status has its colour."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    # what is empty in every row is left out; what must not be broken makes the lines as long as it is
+    shown = [i for i in range(len(columns)) if not cells or any(row[i].plain for row in cells)]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row))
-    console().print(table)
+    fixed = 0
+    for i in shown:
+        foldable = columns[i] in _FOLDABLE
+        table.add_column(columns[i], overflow="fold", no_wrap=not foldable)
+        width = max([len(columns[i]), *(row[i].cell_len for row in cells)])
+        fixed += 2 + (min(width, _LEAST_WIDTH) if foldable else width)
+    for row in cells:
+        table.add_row(*(row[i] for i in shown))
+    out = console()
+    out.print(table, width=None if fixed <= out.width else _PLAIN_WIDTH)
 
 
 def _cell(value: Any) -> Text:
@@ -71,7 +81,7 @@ class Meter:
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]:,.0f} events/s"),
+                TextColumn("{task.fields[rate]}"),
                 TimeRemainingColumn(),
                 console=Console(stderr=True),
             )
@@ -93,12 +103,11 @@ class Meter:
             self._said[tenant_id] = now
         since, first = self._started[tenant_id]
         rate = (position - first) / (now - since) if now > since else 0.0
+        said = f"{rate:,.0f} events/s" if rate else ""
         if self._bars is not None:
             if tenant_id not in self._tasks:
-                self._tasks[tenant_id] = self._bars.add_task(
-                    f"{self._what} {tenant_id}", total=head, rate=0.0
-                )
-            self._bars.update(self._tasks[tenant_id], completed=position, total=head, rate=rate)
+                self._tasks[tenant_id] = self._bars.add_task(f"{self._what} {tenant_id}", total=head, rate="")
+            self._bars.update(self._tasks[tenant_id], completed=position, total=head, rate=said)
         elif now - self._said[tenant_id] > PLAIN_SECONDS:
             self._said[tenant_id] = now
             left = f", {(head - position) / rate:,.0f} s left" if rate else ""

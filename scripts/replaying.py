@@ -192,9 +192,8 @@ def _print_checks(done: list[Done], *, as_json: bool) -> int:
         )
         return 1 if found else 0
     for name, report in reports:
-        what = (
-            f"{len(report.differences)} differences" if report.differences else "all as a replay gives them"
-        )
+        count = len(report.differences)
+        what = f"{count} difference{'s' * (count > 1)}" if count else "all as a replay gives them"
         print(f"{name}: {report.rows:,} rows, {what}", file=sys.stdout if not found else sys.stderr)
     if found:
         columns = ("tenant", "table", "entity", "zoho_id", "field", "live", "rebuilt")

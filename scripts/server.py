@@ -92,7 +92,9 @@ def bind(host: str, port: int) -> list[socket.socket]:
         except OSError as error:
             if address == "::1" and sockets:
                 continue  # a machine without IPv6
-            raise ConfigurationError(f"--port {port}: {address} cannot be bound: {error.strerror}") from None
+            raise ConfigurationError(
+                f"port {port} of {address} cannot be bound: {error.strerror}; choose another one with --port"
+            ) from None
     return sockets
 
 

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from ledger.database import Database
@@ -68,6 +69,15 @@ async def database(installation: Installation) -> AsyncIterator[Database]:
     await database.open()
     yield database
     await database.close()
+
+
+@pytest.fixture
+async def admin(installation: Installation) -> AsyncIterator[asyncpg.Connection]:
+    """The superuser, who may change anything."""
+    assert installation.embedded is not None
+    connection = await asyncpg.connect(installation.embedded.dsn(), password=installation.embedded.password())
+    yield connection
+    await connection.close()
 
 
 @pytest.fixture

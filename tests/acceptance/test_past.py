@@ -310,3 +310,11 @@ def test_help() -> None:
         )  # fmt: skip
         assert (done.returncode, f"Example: sync-ledger {' '.join(words)}" in done.stdout) == (0, True), words
         assert "--tenant" in done.stdout
+
+
+def test_no_ledger_there(own_home: Path) -> None:
+    """A command that asks makes no ledger where there is none: it says where it looked."""
+    for arguments in (("audit", "events"), ("verify",), ("replay",), ("tenants",)):
+        done = command(own_home, "default", *arguments)
+        assert (done.returncode, str(own_home) in done.stderr, done.stdout) == (1, True, "")
+    assert list(own_home.iterdir()) == []

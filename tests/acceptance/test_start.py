@@ -267,6 +267,7 @@ async def test_database_hangs_in_the_middle_of_a_flush(
         ({"LOG_LEVEL": "LOUD"}, (), "LOG_LEVEL"),
         ({"DB_POOLER": "session"}, (), "DB_POOLER"),
         ({}, ("--host", "192.0.2.1"), "--host"),
+        ({"AUTH": "on"}, (), "AUTH"),
         ({}, ("--port", "x"), "port"),
         ({}, ("--workers", "0"), "--workers"),
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
@@ -37,15 +36,6 @@ CHANGES = {
     "timestamp with time zone": "coalesce({0}, now()) + interval '1 microsecond'",
     "bytea": "coalesce({0}, '') || '\\x31'",
 }
-
-
-@pytest.fixture
-async def admin(installation: Installation) -> AsyncIterator[asyncpg.Connection]:
-    """Whoever may change anything."""
-    assert installation.embedded is not None
-    connection = await asyncpg.connect(installation.embedded.dsn(), password=installation.embedded.password())
-    yield connection
-    await connection.close()
 
 
 async def test_every_column_is_listed(admin: asyncpg.Connection) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncpg
@@ -12,20 +11,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ledger import chain, clock
 from ledger.anchor import AnchorError, read_anchor, write_anchor
-from ledger.installation import Installation
 from ledger.store import EVENT_COLUMNS, EventStore
 from ledger.verify import Anchored, verify
 from tests.harness import Ledger
 from tests.integration.test_check import CHANGES
-
-
-@pytest.fixture
-async def admin(installation: Installation) -> AsyncIterator[asyncpg.Connection]:
-    """Whoever may change anything."""
-    assert installation.embedded is not None
-    connection = await asyncpg.connect(installation.embedded.dsn(), password=installation.embedded.password())
-    yield connection
-    await connection.close()
 
 
 @pytest.fixture
