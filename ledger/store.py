@@ -30,14 +30,18 @@ _PAGE = 5_000  # rows; about the fastest page for keyset reads
 EVENT_COLUMNS = tuple(Event.__struct_fields__)
 _SELECT_EVENTS = f"select {', '.join(EVENT_COLUMNS)} from ledger.events"
 PAGE_BYTES = 32 * 1024 * 1024
-PAGE_OF_EVENTS = (
+"""So much payload a page of events holds at the most, but for an event that is larger alone."""
+_BEHIND = (
+    "from ledger.events where tenant_id = $1 and position > $2"
+    " and ($3::bigint is null or position <= $3) order by position limit $4"
+)
+_PAGE_SIZE = f"select coalesce(sum(octet_length(payload)), 0) from (select payload {_BEHIND}) e"
+_PAGE_OF_EVENTS = f"select {', '.join(EVENT_COLUMNS)} {_BEHIND}"
+_PAGE_OF_LARGE_EVENTS = (  # a running sum for each row takes its time, so only where it is needed
     f"select {', '.join(EVENT_COLUMNS)} from (select *, sum(octet_length(payload)) over (order by position"
-    " rows between unbounded preceding and 1 preceding) as before from ledger.events where tenant_id = $1"
-    " and position > $2 and ($3::bigint is null or position <= $3) order by position limit $4) e"
+    f" rows between unbounded preceding and 1 preceding) as before {_BEHIND}) e"
     " where coalesce(before, 0) < $5 order by position"
 )
-"""Events of a tenant ($1) behind a position ($2) up to one ($3): at most so many rows ($4), and
-none behind so many bytes of payload ($5), however large each is."""
 
 _APPEND = "select ledger.append_v1($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15)"
 _LOAD = "select * from ledger.load_v1($1,$2,$3,$4,$5,$6,$7,$8,$9)"
@@ -140,6 +144,18 @@ async def append(
         flush.parked,
     )
     return answer
+
+
+async def page_of_events(
+    connection: Connection, tenant_id: str, after: int, until: int | None, limit: int
+) -> list[Any]:
+    """Events of a tenant behind a position up to one, in the order of `Event`: at most so many,
+    and no more than `PAGE_BYTES` of payload where there are several.
+    """
+    place = (tenant_id, after, until, limit)
+    if await connection.fetchval(_PAGE_SIZE, *place) <= PAGE_BYTES:
+        return list(await connection.fetch(_PAGE_OF_EVENTS, *place))
+    return list(await connection.fetch(_PAGE_OF_LARGE_EVENTS, *place, PAGE_BYTES))
 
 
 async def recorded_deliveries(connection: Connection, tenant_id: str, delivery_ids: list[str]) -> set[str]:
@@ -352,7 +368,7 @@ class EventStore:
         Raises `DatabaseAwayError`, and `MissingEventError` where a position is missing.
         """
         async with self._database.transaction(self._tenant) as connection:
-            rows = await connection.fetch(PAGE_OF_EVENTS, self._tenant, after, until, _PAGE, PAGE_BYTES)
+            rows = await page_of_events(connection, self._tenant, after, until, _PAGE)
         events = [Event(*row) for row in rows]
         for expected, event in enumerate(events, after + 1):
             if event.position != expected:

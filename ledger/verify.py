@@ -16,9 +16,10 @@ import msgspec
 from ledger import chain, clock
 from ledger.database import Database
 from ledger.events import Event
-from ledger.store import PAGE_BYTES, PAGE_OF_EVENTS
+from ledger.store import page_of_events
 
 PAGE = 5_000
+_BREATH = 500  # events followed before the database gets a turn
 
 _HEAD = (
     "select coalesce(h.position, 0), h.recorded_at, h.chain, coalesce(e.newest, 0)"
@@ -83,9 +84,10 @@ async def verify(
         while rows := await coming:
             # the next page is on its way while this one is followed
             coming = asyncio.create_task(_page(database, tenant_id, rows[-1][1], position))
-            await asyncio.sleep(0)
             try:
-                checked.follow(rows)
+                for at in range(0, len(rows), _BREATH):
+                    checked.follow(rows[at : at + _BREATH])
+                    await asyncio.sleep(0)
             except BaseException:
                 coming.cancel()
                 raise
@@ -113,9 +115,8 @@ class _Follower:
             if row[1] != expected:
                 self.position, self.value = expected - 1, value
                 raise BrokenChainError(expected, "is missing")
-            columns = tuple(row)
-            value = link(value, columns[:-1])
-            if value != columns[-1]:
+            value = link(value, row[:-1])
+            if value != row[-1]:
                 self.position = expected - 1
                 raise BrokenChainError(expected)
             if self._anchored is not None and expected == self._anchored.position:
@@ -145,4 +146,4 @@ class _Follower:
 
 async def _page(database: Database, tenant_id: str, after: int, until: int) -> list[asyncpg.Record]:
     async with database.transaction(tenant_id) as connection:
-        return list(await connection.fetch(PAGE_OF_EVENTS, tenant_id, after, until, PAGE, PAGE_BYTES))
+        return await page_of_events(connection, tenant_id, after, until, PAGE)
