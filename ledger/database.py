@@ -27,6 +27,7 @@ COMMAND_SECONDS = 60.0
 PATIENCE_SECONDS = 1.0
 """After so long a transaction must show that the database answers at all."""
 PROBE_SECONDS = 0.5
+"""So long it has for it."""
 
 _PG_EPOCH = 946_684_800_000_000  # 2000-01-01T00:00:00Z, PostgreSQL's zero
 
@@ -124,8 +125,10 @@ class Database:
         *,
         size: int = 8,
         on_failure: Callable[[], None] | None = None,
+        probe_seconds: float = PROBE_SECONDS,
     ) -> None:
         self._settings = settings
+        self._probe_seconds = probe_seconds
         self._size = size
         self._pool: asyncpg.Pool | None = None
         self._on_failure = on_failure
@@ -207,10 +210,10 @@ class Database:
         connection.terminate()
 
     async def answers(self) -> bool:
-        """Whether the server takes a new connection and answers on it, in half a second."""
+        """Whether the server takes a new connection and answers on it in time."""
         try:
             with telling_apart():
-                async with asyncio.timeout(PROBE_SECONDS):
+                async with asyncio.timeout(self._probe_seconds):
                     connection = await asyncpg.connect(**self._settings.arguments())
                     await connection.fetchval("select 1")
                     connection.terminate()

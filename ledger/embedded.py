@@ -40,11 +40,11 @@ _PORT = 5432  # names the socket file only
 _SOCKET_PATH_LIMIT = 100  # sun_path holds 108 bytes on Linux, 104 on macOS
 _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.05
+_MB = 1024 * 1024
 
 _SERVER_SETTINGS = {
     "listen_addresses": "",
     "max_connections": "100",
-    "shared_buffers": "128MB",
     "wal_compression": "on",
     "max_wal_size": "2GB",
     "log_min_messages": "warning",
@@ -52,6 +52,12 @@ _SERVER_SETTINGS = {
     "logging_collector": "off",
     "password_encryption": "scram-sha-256",
 }
+
+
+def shared_buffers() -> str:
+    """An eighth of the memory, between 128 MB and 1 GB: enough for the hot part of a million events."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return f"{min(max(memory // 8, 128 * _MB), 1024 * _MB) // _MB}MB"
 
 
 def major_of(bindir: Path) -> int:
@@ -295,7 +301,11 @@ class _Supervisor:
             self._postgres.send_signal(signal.SIGINT)  # fast shutdown
 
     def _start(self) -> subprocess.Popen[bytes]:
-        options = dict(_SERVER_SETTINGS, unix_socket_directories=str(self._embedded.socket_dir))
+        options = {
+            **_SERVER_SETTINGS,
+            "shared_buffers": shared_buffers(),
+            "unix_socket_directories": str(self._embedded.socket_dir),
+        }
         arguments = [f"-c{name}={value}" for name, value in options.items()]
         return subprocess.Popen(
             [self._bindir / "postgres", "-D", self._data, "-p", str(_PORT), *arguments],

@@ -45,9 +45,14 @@ class Installation(msgspec.Struct):
             ) from None
         return read_signing_key(pem, f"LEDGER_SIGNING_KEY_FILE: {file}")
 
-    def database(self, *, size: int = 8) -> Database:
-        """A pool under the application's role; not yet open."""
+    def database(self, *, size: int = 8, patient: bool = False) -> Database:
+        """A pool under the application's role; not yet open. `patient`: for long work, which
+        would rather wait for a busy database than end.
+        """
         repair = self.embedded.ensure if self.embedded else None
+        if patient:
+            settings = self.application.patient(START_SECONDS)
+            return Database(settings, size=size, on_failure=repair, probe_seconds=START_SECONDS)
         return Database(self.application, size=size, on_failure=repair)
 
     def close(self) -> None:

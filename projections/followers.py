@@ -203,6 +203,9 @@ class Followers:
             except DatabaseAwayError as error:
                 log.warning("followers wait for the database", reason=str(error))
                 await asyncio.sleep(FIRST_PAUSE)
+            except Exception:
+                log.exception("following failed; it is tried again")
+                await asyncio.sleep(FIRST_PAUSE)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(poll_at):
                     await self._wake.wait()

@@ -76,7 +76,7 @@ async def opened(settings: Settings | None = None) -> AsyncIterator[Opened]:
         )
     configure_logging("ERROR" if settings.log_level == "INFO" else settings.log_level)
     installation = await open_installation(settings, _tell)
-    database = installation.database(size=4)
+    database = installation.database(size=4, patient=True)
     await database.open()
     try:
         yield Opened(settings, installation, database)
