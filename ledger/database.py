@@ -185,7 +185,8 @@ class Database:
                 await connection.execute(begin(tenant_id, snapshot=snapshot))
                 yield connection
             except (asyncio.CancelledError, DatabaseAwayError, *_AWAY):
-                connection.terminate()  # it may hang: nothing more is asked of it
+                if not connection.is_closed():
+                    connection.terminate()  # it may hang: nothing more is asked of it
                 raise
             except BaseException:
                 if not connection.is_closed():
@@ -217,7 +218,9 @@ class Database:
                     connection = await asyncpg.connect(**self._settings.arguments())
                     await connection.fetchval("select 1")
                     connection.terminate()
-        except (DatabaseAwayError, asyncpg.PostgresError):
+        except DatabaseAwayError as error:  # one that is full has answered
+            return isinstance(error.__cause__, asyncpg.TooManyConnectionsError)
+        except asyncpg.PostgresError:
             return False
         return True
 

@@ -84,6 +84,9 @@ class Follower(Protocol):
 class LeaseLostError(Exception):
     """Somebody else does this work now."""
 
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the work on {name} has passed to another process")
+
 
 class Lease:
     """The right to do a tenant's work of one kind for a while. Needs transactions."""
@@ -300,6 +303,10 @@ class _Page:
         before = await position_of(connection, tenant_id, follower, generation)
         if before >= until or not await lease.take(connection):
             return False
+        # the checkpoint first, then the rows: in the order in which a replay locks them
+        checkpoint = checkpoint_of(follower, generation)
+        await connection.execute(SQL["hold_checkpoint"], tenant_id, checkpoint)
+        before = await connection.fetchval(SQL["lock_checkpoint"], tenant_id, checkpoint)
         if self.failures and self.place != (generation, before):
             self.failures = 0  # somebody else has come past what failed here
         self.place = (generation, before)

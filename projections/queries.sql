@@ -264,7 +264,9 @@ select position, generation, version, recorded_at from ledger.heads where tenant
 select notification_id from ledger.tracking where tenant_id = $1 and follower = $2;
 
 -- move_checkpoint: compare and set, from one position to a later one
-insert into ledger.tracking as t (tenant_id, follower, notification_id) values ($1, $2, $4)
+insert into ledger.tracking as t (tenant_id, follower, notification_id)
+select $1::text, $2::text, $4::bigint
+ where $3::bigint = 0 or exists (select from ledger.tracking where tenant_id = $1 and follower = $2)
 on conflict (tenant_id, follower) do update set notification_id = excluded.notification_id
  where t.notification_id = $3
 returning true;

@@ -31,6 +31,7 @@ from projections.followers import (
     checkpoint_of,
     items_behind,
     move,
+    position_of,
 )
 from projections.queries import SQL
 from projections.replay import Folding, pages, parked_positions
@@ -148,9 +149,14 @@ class Rebuild:
             )
         unsealer = Unsealer(tenant_id, self._replay.master_key)
         self._folding = Folding(self._replay.projection, unsealer, parked)
-        if left is not None and left["version"] == version and left["generation"] > live and not self._retry:
+        if (
+            left is not None
+            and left["version"] == version
+            and left["generation"] > live
+            and (not self._retry and await self._is_whole(left["generation"], left["position"]))
+        ):
             self._generation, self._position = left["generation"], left["position"]
-            await remove_generations(database, tenant_id, keep={live, self._generation})
+            await remove_generations(database, tenant_id, keep={live, self._generation}, lease=self._lease)
             await self._load()
             self._saved = self._position
             return
@@ -160,11 +166,20 @@ class Rebuild:
             # one that retries what is parked is never gone on with by one that does not
             kind = _RETRYING if self._retry else version
             await connection.execute(SQL["begin_rebuild"], tenant_id, self._generation, kind)
-        await remove_generations(database, tenant_id, keep={live})
+        await remove_generations(database, tenant_id, keep={live}, lease=self._lease)
         for follower in self._replay.followers:
             async with database.transaction(tenant_id) as connection:
                 name = checkpoint_of(follower, self._generation)
                 await connection.execute(SQL["forget_checkpoint"], tenant_id, name)
+
+    async def _is_whole(self, generation: int, position: int) -> bool:
+        """Whether every follower of today has come as far as a killed rebuild had saved."""
+        async with self._replay.database.transaction(self._tenant) as connection:
+            reached = [
+                await position_of(connection, self._tenant, follower, generation)
+                for follower in self._replay.followers
+            ]
+        return all(each == position for each in reached)
 
     async def _load(self) -> None:
         """The state that a killed rebuild had saved."""
@@ -193,6 +208,7 @@ class Rebuild:
                 async for page in pages(
                     replay.database, tenant_id, replay.master_key, unsealer, self._position, head
                 ):
+                    await self._leave_out_parked()
                     # the database reads the next page and writes the last one meanwhile
                     for at in range(0, len(page), _BREATH):
                         self._fold(page[at : at + _BREATH])
@@ -214,6 +230,14 @@ class Rebuild:
             await self._save()
             if not head:
                 return
+
+    async def _leave_out_parked(self) -> None:
+        """An event that was parked since stays unapplied too."""
+        if self._retry:
+            return
+        replay, tenant_id = self._replay, self._tenant
+        async with replay.database.transaction(tenant_id) as connection:
+            self._folding.leave_out(await parked_positions(connection, tenant_id, replay.projection))
 
     async def _head(self) -> int:
         async with self._replay.database.transaction(self._tenant) as connection:
@@ -310,7 +334,7 @@ class Rebuild:
     async def _remove(self, old: int) -> None:
         """The rows and checkpoints of the generation that was live."""
         replay, tenant_id = self._replay, self._tenant
-        await remove_generations(replay.database, tenant_id, keep={self._generation})
+        await remove_generations(replay.database, tenant_id, keep={self._generation}, lease=self._lease)
         for follower in replay.followers:
             async with replay.database.transaction(tenant_id) as connection:
                 name = checkpoint_of(follower, old)
@@ -344,8 +368,10 @@ async def bring_up_to_date(replay: Replay) -> None:
             await Rebuild(replay, if_outdated=True).run()
 
 
-async def remove_generations(database: Database, tenant_id: str, keep: set[int]) -> None:
-    """Removes the rows of all other generations, a piece at a time."""
+async def remove_generations(database: Database, tenant_id: str, keep: set[int], lease: Lease) -> None:
+    """Removes the rows of all other generations, a piece at a time; never those that are live,
+    whatever has happened meanwhile. Raises `LeaseLostError`.
+    """
     kept = sorted(keep)
     ranges = zip([-1, *kept], [*kept, _NO_GENERATION], strict=True)
     for above, below in ranges:
@@ -353,9 +379,11 @@ async def remove_generations(database: Database, tenant_id: str, keep: set[int])
             done = "DELETE 1"
             while done != "DELETE 0":
                 async with database.transaction(tenant_id) as connection:
+                    await lease.renew(connection)
                     done = await connection.execute(
                         f"delete from ledger.{table} where ctid = any (array(select ctid from ledger.{table}"
-                        " where tenant_id = $1 and generation > $2 and generation < $3 limit 20000))",
+                        " where tenant_id = $1 and generation > $2 and generation < $3 and generation <>"
+                        " (select h.generation from ledger.heads h where h.tenant_id = $1) limit 20000))",
                         tenant_id,
                         above,
                         below,

@@ -17,9 +17,9 @@ from typing import Any
 
 import msgspec
 
-from ledger.errors import ConfigurationError, DatabaseAwayError, MissingEventError
+from ledger.errors import DatabaseAwayError, MissingEventError
 from projections.check import Report, SwitchedError, check
-from projections.followers import Followers
+from projections.followers import Followers, LeaseLostError
 from projections.queries import SQL
 from projections.rebuild import Progress, Rebuild, ReplayRunningError, rebuild_follower
 from projections.replay import AlteredError
@@ -27,7 +27,9 @@ from scripts.opened import Opened, run
 from scripts.output import Meter, harmless, print_json, print_table
 from scripts.server import die_with
 
-REFUSALS = (ReplayRunningError, SwitchedError, AlteredError, MissingEventError, DatabaseAwayError)
+REFUSALS = (
+    ReplayRunningError, LeaseLostError, SwitchedError, AlteredError, MissingEventError, DatabaseAwayError,
+)  # fmt: skip
 TABLES = {"state": ("records", "links", "outcomes"), "summary": ("summary",)}
 
 Tell = Callable[[str, int, int], None]
@@ -120,7 +122,7 @@ async def _parked(ledger: Opened, name: str) -> int:
 async def _in_a_process(name: str, work: Work, tell: Tell, limit: asyncio.Semaphore) -> Done:
     async with limit:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "scripts.replaying", name, msgspec.json.encode(work).decode(),
+            sys.executable, "-P", "-m", "scripts.replaying", name, msgspec.json.encode(work).decode(),
             str(os.getpid()), stdout=asyncio.subprocess.PIPE, start_new_session=True,
             cwd=Path.cwd(), limit=2**30,
         )  # fmt: skip
@@ -155,8 +157,9 @@ def main() -> None:
 
     try:
         say(run(command))
-    except (ConfigurationError, DatabaseAwayError) as error:
-        say(Done(name, error=str(error)))
+    except Exception as error:  # noqa: BLE001  (a traceback is not for the people who run this)
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        say(Done(name, error=lines[0]))
 
 
 def _print_replays(done: list[Done], *, as_json: bool) -> int:

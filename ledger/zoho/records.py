@@ -79,6 +79,10 @@ class Reader:
         self._entities = {
             entity.name: entity.with_names(tenant.mapping.get(entity.name, {})) for entity in entities
         }
+        self._lookups = {
+            name: {zoho_name for f in entity.fields if f.kind == "lookup" for zoho_name in f.names}
+            for name, entity in self._entities.items()
+        }
 
     def read(self, entity_name: str, raw: Any, *, deletion: bool = False, suspect: bool = True) -> Record:
         """A record of this entity from a decoded JSON value.
@@ -92,6 +96,9 @@ class Reader:
             problem = ("id", f"missing, since the record is {values.masked(raw)} instead of an object")
             return self._unusable(entity, raw, problem)
         problems: list[tuple[str, str]] = []
+        for name in self._lookups[entity.name] & raw.keys():
+            if (value := raw[name]) is not (decoded := values.lookup_in(value)):
+                raw = {**raw, name: decoded}
         if suspect:
             raw, bad = _without_bad_characters(raw)
             problems = [(name, _REPLACED) for name in sorted({_canonical_name(entity, n) for n in bad})]

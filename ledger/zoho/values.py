@@ -26,6 +26,7 @@ _PREFIX = "zcrm_"  # old Deluge and Analytics exports write zcrm_<id>
 
 _EMPTY = frozenset({"", "null", "-None-"})
 _LOOKUP_KEYS = frozenset({"id", "ID", "name", "email"})
+_MAX_BRACKETS = 64
 _OF_THE_ROW = frozenset({"Owner", "Created_By", "Modified_By", "Parent_Id"})
 _decode_lookup = msgspec.json.Decoder(float_hook=Decimal).decode
 
@@ -93,14 +94,8 @@ def read_id(value: Any) -> str | None:
 
 def read_lookup(value: Any) -> str | None:
     """`{"id": ..}`, a bare id, or a one-element multi-select row
-    `[{"id": <row>, "<inner>": {"id": ..}}]`, whose inner name may differ; each of them
-    also as JSON text, as forms carry it.
+    `[{"id": <row>, "<inner>": {"id": ..}}]`, whose inner name may differ.
     """
-    if isinstance(value, str) and value.strip()[:1] in ("{", "["):
-        try:
-            value = _decode_lookup(value)
-        except msgspec.MsgspecError:
-            raise UnreadableError(f"should be a lookup, is {masked(value)}") from None
     if isinstance(value, list):
         if len(value) != 1:
             raise UnreadableError(f"should be one lookup, is {masked(value)}")
@@ -110,13 +105,29 @@ def read_lookup(value: Any) -> str | None:
             raise UnreadableError("is a lookup without an id")
         return read_id(value.get("id", value.get("ID")))
     found = read_id(value)
+    if found is not None and found[0] in "{[":  # see `lookup_in`
+        raise UnreadableError(f"should be a lookup, is {masked(value)}")
     if found is not None and (len(found.split()) > 1 or "@" in found):
         raise UnreadableError("looks like a display name or an address, not like an id")
     return found
 
 
+def lookup_in(value: Any) -> Any:
+    """A lookup that came as JSON text, as forms carry it, decoded; anything else as it is."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("{", "["):
+        return value
+    if value.count("{") + value.count("[") > _MAX_BRACKETS:
+        return value
+    try:
+        return _decode_lookup(value)
+    except (msgspec.MsgspecError, RecursionError, ValueError, ArithmeticError):
+        return value
+
+
 def is_empty_lookup(value: Any) -> bool:
     """An empty value, or a lookup whose id is one."""
+    if isinstance(value, list) and len(value) == 1:
+        return is_empty_lookup(value[0])
     if isinstance(value, dict):
         ids = [value[name] for name in ("id", "ID") if name in value]
         return bool(ids) and all(is_empty(inner) for inner in ids)

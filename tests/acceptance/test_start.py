@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from ledger import lane
-from ledger.database import ConnectionSettings, connect
+from ledger.database import ConnectionSettings, Database, connect
 from ledger.embedded import Embedded, find_bindir
 from ledger.errors import ConfigurationError, DatabaseAwayError
 from ledger.installation import Installation, open_installation
@@ -202,6 +202,24 @@ def test_database_hangs(own_home: Path) -> None:
         assert statuses(response) == ["UPDATED"]
         items = client.get("/v1/audit/events").json()["items"]
         assert [item["status"] for item in items] == ["NEW", "UPDATED"]
+
+
+async def test_a_database_that_is_full_has_answered(own_home: Path) -> None:
+    """No connection is free: that is no reason to break off what has one."""
+    installation = await open_installation(Settings(home=own_home))
+    assert installation.embedded is not None
+    admin = await connect(
+        ConnectionSettings(installation.embedded.dsn(), password=installation.embedded.password())
+    )
+    database = Database(installation.application, size=1)
+    await database.open()
+    await admin.execute("alter role sync_ledger_app connection limit 1")
+    async with database.transaction("t") as connection:
+        assert await database.answers()
+        assert await connection.fetchval("select 1") == 1
+    await admin.close()
+    await database.close()
+    installation.close()
 
 
 async def test_database_hangs_in_the_middle_of_a_flush(

@@ -22,7 +22,7 @@ from ledger.events import Event
 from projections import rebuild as rebuilding
 from projections.check import check
 from projections.fold import CurrentState, Outcome
-from projections.followers import Followers, Lease, position_of
+from projections.followers import Followers, Lease, LeaseLostError, position_of
 from projections.queries import SQL
 from projections.rebuild import Progress, Rebuild, Replay, bring_up_to_date, is_outdated, rebuild_follower
 from projections.state import View
@@ -411,3 +411,75 @@ async def test_one_follower_alone_under_traffic(ledger: Ledger) -> None:
     await ledger.post("students", {"id": "later"})
     await followed(ledger)
     await consistent(ledger)
+
+
+async def test_a_rebuild_that_slept(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that stood still behind its switch, while another one switched again, removes nothing
+    that is live.
+    """
+    await story(ledger, 3)
+    before = await everything(ledger)
+    remove, slept = Rebuild._remove, False
+
+    async def sleep_first(self: Rebuild, old: int) -> None:
+        nonlocal slept
+        if not slept:
+            slept = True
+            async with ledger.database.transaction(ledger.tenant) as connection:  # it has run out
+                await connection.execute("delete from ledger.leases where tenant_id = $1", ledger.tenant)
+            await Rebuild(replay(ledger)).run()
+        await remove(self, old)
+
+    monkeypatch.setattr(Rebuild, "_remove", sleep_first)
+    with pytest.raises(LeaseLostError):
+        await Rebuild(replay(ledger)).run()
+    assert (await head(ledger))["generation"] == 3
+    assert await everything(ledger) == before
+    await consistent(ledger)
+
+
+async def test_resumed_with_another_follower(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A follower that the killed rebuild did not know has no history in what that one saved."""
+    await story(ledger, 3)
+
+    async def broken(_: Rebuild) -> int:
+        raise _CutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Rebuild, "_switch", broken)
+        with pytest.raises(_CutError):
+            await Rebuild(replay(ledger)).run()
+    monkeypatch.setattr(Summary, "version", 2)
+    assert await Rebuild(replay(ledger)).run() == (await head(ledger))["position"]
+    report = await check(replay(ledger))
+    assert report.differences == []
+
+
+async def test_a_follower_and_a_replay_do_not_block_each_other(ledger: Ledger) -> None:
+    """Both lock the checkpoint first: no deadlock, and nothing counted twice."""
+    await story(ledger, 3)
+    await ledger.post("students", {"id": "late"})
+    inside, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(Summary):
+        name = "slow"
+        version = 8
+
+        async def write(self, connection: Any, tenant_id: str, generation: int, batch: Any) -> None:
+            await super().write(connection, tenant_id, generation, batch)
+            if not inside.is_set():
+                inside.set()
+                await go_on.wait()
+
+    slow = Slow()
+    runner = Followers(ledger.database, "default", [slow])
+    following = asyncio.create_task(runner.step(ledger.tenant, slow))
+    await inside.wait()
+    rebuilding_ = asyncio.create_task(rebuild_follower(replay(ledger), slow))
+    async with ledger.database.transaction(ledger.tenant) as connection:
+        while not await connection.fetchval("select exists (select from pg_locks where not granted)"):
+            await asyncio.sleep(0.01)
+    go_on.set()
+    await asyncio.gather(following, rebuilding_)
+    counts = [row for row in await ledger.rows("summary") if row[0] == 8]
+    assert sum(row[-1] for row in counts) == (await head(ledger))["position"]

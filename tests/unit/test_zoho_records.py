@@ -148,3 +148,43 @@ def test_exact_decimals_are_stored() -> None:
     record = READER.read("program", raw)
     assert b"99999999999999.123456789" in record.payload
     assert record.values["price"] == "99999999999999.123456789"
+
+
+@pytest.mark.parametrize(
+    ("text", "student"),
+    [
+        ('{"id": "7012345000001200001", "name": "Layla"}', "7012345000001200001"),
+        (' [{"id": "row", "X": {"id": "S"}}]', "S"),
+        ('{"id": 7012345000001200001}', "7012345000001200001"),
+        ('{"id": "a\\u0000b"}', "a\ufffdb"),
+        ('{"id": "a\\ud800b"}', None),
+        ("[" * 1100, None),
+        ('{"id": "a", "x": 1e99999999999999999999999}', None),
+        ('{"id": ', None),
+    ],
+)
+def test_a_lookup_as_json_text(text: str, student: str | None) -> None:
+    """Forms carry lookups as text: read, reduced and cleaned as if it were an object."""
+    record = READER.read("enrollment", {"id": "E", "Student": text, "BTEC_Class": "C"})
+    assert record.values["student_zoho_id"] == student
+    assert (student is None or "\ufffd" in student) == bool(record.problems)
+    assert b"Layla" not in record.payload
+
+
+def test_an_unsealed_record_keeps_no_name_of_a_person() -> None:
+    """Nor as JSON text, readable or broken."""
+    for text in (
+        '{"id": "T1", "name": "Mr Secret"}',
+        '[{"id": "1", "name": "Mr Secret"}]',
+        '{"name": "Mr Secret',
+    ):
+        assert "Secret" not in json.dumps(kept({"id": "K", "Class_Name": "A", "Teacher": text}, "class"))
+
+
+def test_an_empty_lookup_yields_to_the_next_name() -> None:
+    """As an object, in a row, or as text."""
+    for empty in ({"id": ""}, [{"id": None}], [], '{"id": ""}', "[]", '[{"id": null}]'):
+        raw = {"id": "E", "Student": empty, "Enrolled_Students": "S", "BTEC_Class": empty, "Class": "C"}
+        record = READER.read("enrollment", raw)
+        assert (record.values["student_zoho_id"], record.values["class_zoho_id"]) == ("S", "C")
+        assert record.problems == []

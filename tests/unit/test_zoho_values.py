@@ -170,8 +170,6 @@ def test_id_that_cannot_be_used(given: Any) -> None:
         ([{"id": "row", "Classes": {"id": "C", "name": "x"}}], "C"),
         ([{"id": "C", "name": "x"}], "C"),
         ([{"id": "row", "X": {"id": "S"}, "Parent_Id": {"id": "E"}, "Owner": {"id": "O"}}], "S"),
-        ('{"id": "7012345000001200001"}', "7012345000001200001"),
-        ('[{"id": "row", "X": {"id": "S"}}]', "S"),
         ("", None),
     ],
 )
