@@ -7,9 +7,11 @@ embedded ones.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -31,6 +33,20 @@ def fresh_home() -> Path:
     return home
 
 
+def remove_home(home: Path) -> None:
+    """Removes a LEDGER_HOME once its PostgreSQL has stopped; one that goes on is left alone."""
+    give_up = time.monotonic() + 10
+    lock = home / "supervisor.lock"
+    while lock.exists() and time.monotonic() < give_up:
+        with lock.open("r+") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.02)
+    shutil.rmtree(home, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def home() -> Iterator[Path]:
     """A LEDGER_HOME whose PostgreSQL runs for the whole session."""
@@ -40,7 +56,7 @@ def home() -> Iterator[Path]:
     embedded.start()
     yield home
     embedded.stop_using()
-    shutil.rmtree(home, ignore_errors=True)
+    remove_home(home)
 
 
 @pytest.fixture
@@ -52,6 +68,7 @@ def own_home() -> Iterator[Path]:
     if embedded.is_ready():  # whatever a failed test left
         embedded.start()
         embedded.stop_using()
+    remove_home(home)
 
 
 @pytest.fixture(scope="session")

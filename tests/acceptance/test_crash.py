@@ -27,7 +27,7 @@ from ledger.installation import Installation, open_installation
 from ledger.settings import Settings
 from ledger.store import EventStore
 from ledger.verify import follow
-from tests.conftest import fresh_home
+from tests.conftest import fresh_home, remove_home
 from tests.harness import Ledger, Server
 
 # where the append stops: the table that the other session locks against writers
@@ -48,6 +48,7 @@ def crash_home() -> Iterator[Path]:
     embedded.start()
     yield home
     embedded.stop_using()
+    remove_home(home)
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def test_every_moment(
     loop, database = loop_and_database
     monkeypatch.setattr(past, "YOUNG", young)
 
-    @settings(max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=20, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(deliveries(), min_size=1, max_size=6), st.integers(1, 3))
     def example(history: list[Any], page: int) -> None:
         async def play() -> None:

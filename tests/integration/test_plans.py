@@ -19,7 +19,7 @@ from ledger.installation import Installation, open_installation
 from ledger.settings import Settings
 from ledger.store import Wanted, load
 from projections.queries import SQL
-from tests.conftest import fresh_home
+from tests.conftest import fresh_home, remove_home
 from tests.harness import Ledger
 
 ROWS = 100_000
@@ -116,6 +116,7 @@ def quiet_home() -> Any:
     embedded.start()
     yield home
     embedded.stop_using()
+    remove_home(home)
 
 
 async def _admin(installation: Installation) -> asyncpg.Connection:
