@@ -1,4 +1,4 @@
-"""Rebuilding read models beside the live ones, and comparing them with the live ones.
+"""Rebuilding read models beside the live ones (`projections.check` compares them).
 
 A rebuild folds all events into the rows of a new generation while traffic goes on, and
 makes it live by one update of the tenant's head row, under the lock that orders
@@ -142,13 +142,7 @@ class Rebuild:
             assert head is not None
             left = await connection.fetchrow(SQL["rebuild"], tenant_id)
             live = head["generation"]
-            parked = (
-                set()
-                if self._retry
-                else await parked_positions(connection, tenant_id, self._replay.projection)
-            )
-        unsealer = Unsealer(tenant_id, self._replay.master_key)
-        self._folding = Folding(self._replay.projection, unsealer, parked)
+        await self._leave_out_parked()
         if (
             left is not None
             and left["version"] == version

@@ -42,7 +42,6 @@ from scripts.output import Meter
 TENANT = "past"
 BLOCK = 20_000  # records whose five events lie among each other's
 BATCH = 1_000
-ROUNDS = 5
 ASKED = 400  # queries of each kind
 
 

@@ -145,8 +145,9 @@ def main() -> None:
         print(f"sync-ledger: {error}", file=sys.stderr)
         code = 1
     except Exception as error:  # noqa: BLE001  (a traceback is not for the people who run this)
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        print(f"sync-ledger: {lines[0]}", file=sys.stderr)
+        from scripts.output import one_line
+
+        print(f"sync-ledger: {one_line(error)}", file=sys.stderr)
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
 

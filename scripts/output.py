@@ -37,6 +37,12 @@ def harmless(text: str) -> str:
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
+def one_line(error: Exception) -> str:
+    """What an error says, for people: its first line, or its name where it says nothing."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0]
+
+
 def print_json(value: Any) -> None:
     """One JSON document."""
     print(json.dumps(value, ensure_ascii=False, indent=1))

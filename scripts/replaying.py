@@ -24,7 +24,7 @@ from projections.queries import SQL
 from projections.rebuild import Progress, Rebuild, ReplayRunningError, rebuild_follower
 from projections.replay import AlteredError
 from scripts.opened import Opened, run
-from scripts.output import Meter, harmless, print_json, print_table
+from scripts.output import Meter, harmless, one_line, print_json, print_table
 from scripts.server import die_with
 
 REFUSALS = (
@@ -158,8 +158,7 @@ def main() -> None:
     try:
         say(run(command))
     except Exception as error:  # noqa: BLE001  (a traceback is not for the people who run this)
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        say(Done(name, error=lines[0]))
+        say(Done(name, error=one_line(error)))
 
 
 def _print_replays(done: list[Done], *, as_json: bool) -> int:

@@ -81,7 +81,7 @@ class LedgerFactory(InfrastructureFactory[POPOTrackingRecorder]):
         """The tenant's events."""
         return self.recorder
 
-    aggregate_recorder = process_recorder = tracking_recorder = application_recorder  # type: ignore[assignment]
+    aggregate_recorder = process_recorder = tracking_recorder = application_recorder
 
 
 class Counts(POPOTrackingRecorder):
