@@ -289,7 +289,17 @@ def sort_order(context: Context, course: Course) -> int:
         other.categoryid == course.categoryid and other.id >= course.id
         for other in context.tables.courses.values()
     )
-    return category.sortorder + newer
+    return category_order(context, category) + newer
+
+
+def category_order(context: Context, category: Category) -> int:
+    """Categories are numbered down the tree, with room for their courses."""
+    others = context.tables.categories.values()
+    return 10_000 * sum(_numbers(other) <= _numbers(category) for other in others)
+
+
+def _numbers(category: Category) -> list[int]:
+    return [int(part) for part in category.path.split("/")[1:]]
 
 
 def get_courses(context: Context, options: dict[str, list[int]] | None = None) -> list[dict[str, Any]]:
@@ -386,7 +396,7 @@ def get_categories(
     below = tuple(f"{path}/" for path in found) if addsubcategories else ()
     return [
         _category(context, category)
-        for category in sorted(categories.values(), key=lambda category: category.sortorder)
+        for category in sorted(categories.values(), key=_numbers)
         if category.path in found or category.path.startswith(below)
     ]
 
@@ -407,7 +417,7 @@ def _category(context: Context, category: Category) -> dict[str, Any]:
         "description": category.description,
         "descriptionformat": category.descriptionformat,
         "parent": category.parent,
-        "sortorder": category.sortorder,
+        "sortorder": category_order(context, category),
         "coursecount": sum(course.categoryid == category.id for course in context.tables.courses.values()),
         "visible": 1,
         "visibleold": 1,

@@ -106,6 +106,7 @@ class MoodleDouble:
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://{LOOPBACK}:{self.port}"
         self.site = Site(self.url)
+        self._token_values = {name: token.value for name, token in self.site.tokens.items()}
         self.calls: list[Call] = []
         self.call_seconds = call_seconds
         self.item_seconds = item_seconds
@@ -176,11 +177,12 @@ class MoodleDouble:
             yield self.site
 
     def reset(self) -> None:
-        """A site as installed, without calls and faults; the tokens stay the same."""
+        """A site as installed, without calls and faults; the tokens' values stay the same."""
         with self._lock:
-            tokens = self.site.tokens
             self.site = Site(self.url)
-            self.site.tokens = tokens
+            for name, token in self.site.tokens.items():
+                token.value = self._token_values[name]
+            self._revoked = None
             self.calls.clear()
             self._plans.clear()
 

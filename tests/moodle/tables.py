@@ -51,10 +51,6 @@ class Category(msgspec.Struct, frozen=True, kw_only=True):
     def depth(self) -> int:
         return self.path.count("/")
 
-    @property
-    def sortorder(self) -> int:
-        return self.id * 10_000
-
 
 class Course(msgspec.Struct, frozen=True, kw_only=True):
     """A course; `manual_enrol` is its instance of the manual enrolment plugin."""
