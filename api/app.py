@@ -28,9 +28,11 @@ def create_app(
     installation: Installation,
     entities: Entities = ENTITIES,
     projection: CurrentState | None = None,
+    *,
+    moodle_worker: bool = True,
 ) -> Litestar:
-    """The whole HTTP face over an installation that is open."""
-    service = Service(installation, entities, projection)
+    """The whole HTTP face over an installation that is open, with the workers of its followers."""
+    service = Service(installation, entities, projection, moodle_worker=moodle_worker)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:

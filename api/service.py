@@ -23,6 +23,7 @@ from ledger.zoho.records import Reader
 from projections.fold import CurrentState
 from projections.followers import Followers, tenants
 from projections.inline import InlineState
+from projections.moodle.worker import Worker
 from projections.rebuild import Replay, bring_up_to_date
 from projections.summary import Summary
 
@@ -46,7 +47,10 @@ class Service:
         installation: Installation,
         entities: Entities,
         projection: CurrentState | None = None,
+        *,
+        moodle_worker: bool = True,
     ) -> None:
+        """`moodle_worker`: whether this process works on the Moodles of its tenants."""
         self.settings: Settings = installation.settings
         self.entities = entities
         self.master_key = installation.master_key
@@ -58,6 +62,11 @@ class Service:
         self._readers: dict[str, Reader] = {}
         self.followers = Followers(self.database, self.settings.default_tenant, [Summary()])
         self._rebuilding: dict[str, asyncio.Task[None]] = {}
+        self.moodle_workers = {
+            tenant_id: Worker(self.database, tenant_id, tenant, self.lanes.lane(tenant_id))
+            for tenant_id, tenant in self.settings.tenants.items()
+            if moodle_worker and tenant.moodle.enabled
+        }
 
     def reader(self, tenant_id: str) -> Reader:
         """The tenant's reader of records."""
@@ -77,8 +86,13 @@ class Service:
             InlineState(self.entities, self.projection),
             renderer(self.entities, moodle_enabled=self.settings.tenant(tenant_id).moodle.enabled),
             ttl_seconds=self.settings.idempotency_ttl_seconds,
-            appended=self.followers.wake,
+            appended=self._appended,
         )
+
+    def _appended(self, tenant_id: str) -> None:
+        self.followers.wake(tenant_id)
+        if (worker := self.moodle_workers.get(tenant_id)) is not None:
+            worker.wake()
 
     def rebuild_soon(self, tenant_id: str) -> None:
         """Rebuilds a tenant's read models that an older process has made, beside whatever
@@ -114,6 +128,11 @@ class Service:
             for (name, follower), count in self.followers.parked.items()
             if count
         ]
+        found += [
+            Degraded("moodle", f"the Moodle of tenant {name}: {worker.trouble.text}")
+            for name, worker in self.moodle_workers.items()
+            if worker.trouble is not None
+        ]
         return found
 
     @asynccontextmanager
@@ -124,6 +143,7 @@ class Service:
         work = [
             asyncio.create_task(self._keep_tidy(), name="tidy"),
             asyncio.create_task(self.followers.run(), name="followers"),
+            *(asyncio.create_task(w.run(), name=f"moodle {n}") for n, w in self.moodle_workers.items()),
         ]
         try:
             yield
@@ -131,6 +151,7 @@ class Service:
             for task in (*work, *self._rebuilding.values()):
                 task.cancel()
             await asyncio.gather(*work, *self._rebuilding.values(), return_exceptions=True)
+            await asyncio.gather(*(worker.close() for worker in self.moodle_workers.values()))
             await self.lanes.close()
             await self._writing.close()
             await self.database.close()

@@ -9,7 +9,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.spec import Example
 from litestar.params import PathParameter, QueryParameter
 
-from api.answers import moodle_status
+from api.answers import PENDING
 from api.guards import TenantHeader, tenant_of
 from api.problems import ProblemError, documented
 from api.queries import LIMIT, MOST, Query, cursor_of, id_in_path, page
@@ -18,9 +18,11 @@ from ledger import clock
 from ledger.database import Connection
 from ledger.zoho.entities import Entity
 from projections.history import BOOKKEEPING, waiting_for
+from projections.moodle.known import read, read_past
+from projections.moodle.wanted import Wanted
 from projections.past import Past
 from projections.queries import SQL
-from projections.state import ACTIVE, DELETED, WAITING, Row, from_columns
+from projections.state import ACTIVE, DELETED, WAITING, Name, Row, from_columns
 
 _STATES = (ACTIVE, WAITING, DELETED, "all")
 _MOODLE_ID = {
@@ -77,11 +79,13 @@ def state_handlers(service: Service, entity: Entity) -> list[HTTPRouteHandler]:
                     SQL[f"list_{state}_records"], tenant_id, entity.name, after, limit_ + 1
                 )
                 rows = [from_columns(row[BOOKKEEPING:]) for row in found]
+                moodle = await _moodle(service, connection, tenant_id, rows)
             else:
                 past = await _past(service, connection, tenant_id, when)
                 states = (ACTIVE, WAITING, DELETED) if state == "all" else (state,)
                 rows = await past.rows(entity.name, states, after, limit_ + 1)
-        items = [_item(service, tenant_id, entity, row) for row in rows]
+                moodle = await _moodle(service, connection, tenant_id, rows, past)
+        items = [_item(entity, row, moodle) for row in rows]
         return page(items, limit_, cursor_of(items[limit_ - 1]["zoho_id"]) if items[limit_:] else None)
 
     @get(
@@ -103,7 +107,7 @@ def state_handlers(service: Service, entity: Entity) -> list[HTTPRouteHandler]:
         when = Query(request, ("as_of", "at_position")).moment()
         tenant_id = tenant_of(request.scope["headers"], service.settings)
         zoho_id = id_in_path(request, f"/v1/{entity.plural}/")
-        row = None
+        row = past = moodle = None
         if "\x00" not in zoho_id:
             async with service.database.transaction(tenant_id, snapshot=True) as connection:
                 if when is not None:
@@ -111,12 +115,14 @@ def state_handlers(service: Service, entity: Entity) -> list[HTTPRouteHandler]:
                     row = await past.row((entity.name, zoho_id))
                 elif found := await connection.fetchrow(SQL["one_record"], tenant_id, entity.name, zoho_id):
                     row = from_columns(found[BOOKKEEPING:])
+                if row is not None:
+                    moodle = await _moodle(service, connection, tenant_id, [row], past)
         if row is None:
             knows, then = ("knows", "") if when is None else ("knew", " then")
             raise ProblemError(
                 404, f"The ledger of {tenant_id} {knows} no {entity.name} {zoho_id[:80]!r}{then}."
             )
-        return _item(service, tenant_id, entity, row)
+        return _item(entity, row, moodle)
 
     return [list_records, one_record]
 
@@ -135,7 +141,23 @@ async def _past(
     )
 
 
-def _item(service: Service, tenant_id: str, entity: Entity, row: Row) -> dict[str, Any]:
+async def _moodle(
+    service: Service, connection: Connection, tenant_id: str, rows: list[Row], past: Past | None = None
+) -> Wanted | None:
+    """What Moodle has of some records, now or in the past; None where the college has no Moodle."""
+    settings = service.settings.tenant(tenant_id)
+    if not settings.moodle.enabled:
+        return None
+    names = [row.name for row in rows]
+    found: dict[Name, Row | None] = {}
+    if past is not None:
+        await read_past(past, names, found)
+    else:
+        await read(connection, tenant_id, names, found)
+    return Wanted(settings, found)
+
+
+def _item(entity: Entity, row: Row, moodle: Wanted | None) -> dict[str, Any]:
     item: dict[str, Any] = {"zoho_id": row.zoho_id, "state": row.state}
     item.update({f.name: row.fields.get(f.name) for f in entity.fields})
     if row.state == WAITING:
@@ -150,10 +172,9 @@ def _item(service: Service, tenant_id: str, entity: Entity, row: Row) -> dict[st
         moodle_status=None,
     )
     if row.state != WAITING:
-        enabled = service.settings.tenant(tenant_id).moodle.enabled
-        item["moodle_status"] = moodle_status(enabled=enabled)
+        item["moodle_status"] = PENDING if moodle is None else moodle.status(row.name)
     if entity.name in _MOODLE_ID:
-        item[_MOODLE_ID[entity.name]] = None
+        item[_MOODLE_ID[entity.name]] = None if moodle is None else moodle.known(row.name).moodle_id
     return item
 
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 import msgspec
 from eventsourcing.persistence import StoredEvent
 
-from ledger.events import Event, RecordReceived
+from ledger.events import Event, MoodleReported, RecordReceived
 
 
 class Payload(Protocol):
@@ -92,3 +92,4 @@ def stored_event(event: Event) -> StoredEvent:
 
 
 register(RecordReceived)
+register(MoodleReported)

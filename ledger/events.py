@@ -17,8 +17,18 @@ NOT_APPROVED = 2
 """Flag: a draft, or waiting for approval in Zoho."""
 UNUSABLE = 4
 """Flag: without a usable id (or no object at all); the record is quarantined."""
+REPORT = 8
+"""Flag: Moodle's part in a record, not the record itself (`MoodleReported`)."""
+REFUSED = 16
+"""Flag of a report: it was not done, and is not tried again by itself."""
+ASKED_AGAIN = 32
+"""Flag of a report: a person asked to try again what was refused."""
 
 SOURCES = ("sync", "webhook", "notification", "pull", "reconcile", "moodle", "cli")
+
+
+REPORTS = "moodle_"
+"""Moodle's part in a record has a stream and a row of its own: entity `moodle_student`."""
 
 
 def stream_name(entity: str, zoho_id: str) -> str:
@@ -31,7 +41,8 @@ class Event(msgspec.Struct):
 
     Instants are microseconds since 1970 UTC. `refs` is JSON text: canonical lookup
     field -> id, null where it came empty, no entry where it did not come.
-    `problems` is JSON text: pairs of field and problem, values masked.
+    `problems` is JSON text: pairs of field and problem, values masked (of a report: the
+    reason's code, and the reason in words).
     `payload` is sealed where `key_id` is set. `chain` is sha256(previous || digest).
     The order of the fields is the order in which they are digested.
     """
@@ -71,3 +82,16 @@ class RecordReceived(msgspec.Struct):
     values: dict[str, str | None]
     provisional: tuple[str, ...] = ()
     mapping: int = 1
+
+
+class MoodleReported(msgspec.Struct):
+    """What came of bringing one record to Moodle.
+
+    `record`: what was asked of Moodle and what it answered. `values`: `asked`, the wanted
+    state that was acted on, as text. Moodle's own id stands in the envelope's `refs`.
+    """
+
+    class_version: ClassVar[int] = 1
+
+    record: msgspec.Raw
+    values: dict[str, str | None]

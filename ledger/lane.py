@@ -81,7 +81,8 @@ class Delivery(msgspec.Struct):
     """One request's records on their way through a lane.
 
     `key` is the idempotency key, `derived` where it was made from the body;
-    `remember` is false where no answer is to be kept.
+    `remember` is false where no answer is to be kept. Where `answered` is false nobody
+    waits for words: Moodle's reports are only to be on disk.
     """
 
     endpoint: str
@@ -91,6 +92,7 @@ class Delivery(msgspec.Struct):
     origin: Origin
     records: list[Record]
     remember: bool = True
+    answered: bool = True
 
     @property
     def place(self) -> tuple[str, str]:
@@ -581,7 +583,7 @@ class Lane:
             if index % _BREATH == _BREATH - 1:
                 await asyncio.sleep(0)
             results.append(self._record(delivery, run, record, index))
-        body, may_remember = self._render(delivery, results)
+        body, may_remember = self._render(delivery, results) if delivery.answered else (b"", False)
         if delivery.remember and may_remember and self._ttl:
             names = {(r.entity, r.zoho_id) for r in delivery.records if r.zoho_id is not None}
             left = [

@@ -7,12 +7,12 @@ import msgspec
 from ledger import digests, vault
 from ledger.codec import topic_of
 from ledger.digests import Macs
-from ledger.events import Event, RecordReceived, stream_name
+from ledger.events import Event, MoodleReported, RecordReceived, stream_name
 from ledger.vault import SubjectKey
 from ledger.zoho.entities import Entity
 from ledger.zoho.records import FUTURE, Record
 
-_TOPIC = topic_of(RecordReceived)
+_RECEIVED, _REPORTED = topic_of(RecordReceived), topic_of(MoodleReported)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -37,7 +37,7 @@ def stream_of(record: Record, delivery_id: str, index: int) -> str:
     """`student-<id>`; each unusable record is a stream of its own."""
     if record.zoho_id is None:
         return f"quarantine-{delivery_id}-{index}"
-    return stream_name(record.entity, record.zoho_id)
+    return stream_name(*record.row)
 
 
 def seal(
@@ -73,7 +73,7 @@ def seal(
         position=position,
         stream=stream,
         version=version,
-        topic=_TOPIC,
+        topic=_RECEIVED if record.refs is None else _REPORTED,
         entity=record.entity,
         zoho_id=record.zoho_id,
         source=origin.source,
@@ -84,12 +84,14 @@ def seal(
         flags=record.flags,
         problems=_encode(problems).decode() if problems else None,
         key_id=key.key_id if key is not None else None,
-        content_mac=_digests(record, entity, key, known),
+        content_mac=_digests(record, entity, key, known) if record.refs is None else None,
         payload=payload,
     )
 
 
 def _refs(record: Record, entity: Entity) -> str | None:
+    if record.refs is not None:
+        return _encode(record.refs).decode()
     values = record.values
     refs = {f.name: values[f.name] for f in entity.fields if f.kind == "lookup" and f.name in values}
     return _encode(refs).decode() if refs else None

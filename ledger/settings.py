@@ -59,7 +59,7 @@ class MoodleSettings(msgspec.Struct, frozen=True):
     create_courses: bool = False
     category_id: int = 1
     auth: str = "manual"
-    username: str | None = None
+    username: str = "{email}"
     on_withdraw: str = "suspend"
     inactive_statuses: frozenset[str] = frozenset(
         {"withdrawn", "cancelled", "dropped", "suspended", "freeze", "freezed", "inactive"}
@@ -216,6 +216,9 @@ class _Reader:
             moodle=self._moodle(own.moodle),
         )
         self._integer("ZOHO_CONCURRENCY", 4, 1)
+        for name, tenant in tenants.items():
+            where = "MOODLE_{}" if name == default_tenant else f"TENANTS_FILE [tenants.{name}] moodle.{{}}"
+            _complete(tenant.moodle, where)
         return tenants
 
     def _moodle(self, own: MoodleSettings) -> MoodleSettings:
@@ -253,26 +256,50 @@ def _moodle(own: MoodleSettings, given: Mapping[str, Any], called: Callable[[str
     """
     values: dict[str, Any] = {}
     for name, value in given.items():
-        text, where = str(value).strip(), called(name)
-        if name in ("enabled", "create_courses"):
-            values[name] = _boolean(where, text)
-        elif name in ("student_role_id", "category_id", "batch", "concurrency"):
-            values[name] = _whole(where, text, 1)
-        elif name == "timeout":
-            values[name] = _seconds(where, text)
-        elif name == "on_withdraw":
-            values[name] = text.lower()
-            if values[name] not in ("suspend", "unenrol"):
-                raise ConfigurationError(f"{where} is {text!r}: use suspend or unenrol")
-        elif name == "inactive_statuses":
-            values[name] = _names(",".join(map(str, value)) if isinstance(value, list) else text)
-        elif name == "base_url":
-            values[name] = text.rstrip("/")
-            if not re.fullmatch(r"https?://[^/\s?#]+(/[^\s?#]*)?", values[name]):
-                raise ConfigurationError(f"{where} is not an address such as https://moodle.college.example")
-        else:
-            values[name] = Secret(text) if name == "token" else text
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value).strip()
+        values[name] = _MOODLE_VALUES.get(name, _as_it_is)(called(name), text)
     return msgspec.structs.replace(own, **values)
+
+
+def _complete(moodle: MoodleSettings, where: str) -> None:
+    """Raises `ConfigurationError` where Moodle is to be used and cannot be."""
+    for name in ("base_url", "token"):
+        if moodle.enabled and getattr(moodle, name) is None:
+            called = where.format(name.upper() if where.startswith("MOODLE") else name)
+            raise ConfigurationError(f"{called} is missing: with Moodle enabled it is needed")
+
+
+USERNAME_PARTS = ("email", "local", "zoho_id", "student_number", "first_name", "last_name")
+"""What a username template may name; `local` is what stands before the @ of the e-mail address."""
+USERNAME_PART = re.compile(r"\{(\w*)\}")
+
+
+def _template(name: str, text: str) -> str:
+    """What usernames are made by."""
+    named, rest = USERNAME_PART.findall(text), USERNAME_PART.sub("", text)
+    known = ", ".join(f"{{{part}}}" for part in USERNAME_PARTS)
+    if not named or "{" in rest or "}" in rest:
+        raise ConfigurationError(f"{name} is {text!r}: write at least one of {known}")
+    if unknown := [part for part in named if part not in USERNAME_PARTS]:
+        raise ConfigurationError(f"{name} is {text!r}: {{{unknown[0]}}} is none of {known}")
+    return text
+
+
+def _address(name: str, text: str) -> str:
+    address = text.rstrip("/")
+    if not re.fullmatch(r"https?://[^/\s?#]+(/[^\s?#]*)?", address):
+        raise ConfigurationError(f"{name} is not an address such as https://moodle.college.example")
+    return address
+
+
+def _withdrawal(name: str, text: str) -> str:
+    if text.lower() not in ("suspend", "unenrol"):
+        raise ConfigurationError(f"{name} is {text!r}: use suspend or unenrol")
+    return text.lower()
+
+
+def _as_it_is(_name: str, text: str) -> str:
+    return text
 
 
 def _whole(name: str, text: str, least: int) -> int:
@@ -305,6 +332,23 @@ def _boolean(name: str, text: str) -> bool:
 
 def _names(text: str) -> frozenset[str]:
     return frozenset(name.strip().lower() for name in text.split(",") if name.strip())
+
+
+_MOODLE_VALUES: dict[str, Callable[[str, str], Any]] = {
+    "enabled": _boolean,
+    "base_url": _address,
+    "token": lambda _, text: Secret(text),
+    "student_role_id": lambda name, text: _whole(name, text, 1),
+    "create_courses": _boolean,
+    "category_id": lambda name, text: _whole(name, text, 1),
+    "username": _template,
+    "on_withdraw": _withdrawal,
+    "inactive_statuses": lambda _, text: _names(text),
+    "batch": lambda name, text: _whole(name, text, 1),
+    "concurrency": lambda name, text: _whole(name, text, 1),
+    "timeout": _seconds,
+}
+"""How each setting of Moodle is read; the others are texts."""
 
 
 def _read_tenants_file(file: Path) -> dict[str, dict[str, Any]]:

@@ -15,6 +15,8 @@ from ledger import clock
 from ledger.database import Connection
 from ledger.events import Event, stream_name
 from ledger.settings import TenantSettings
+from projections.moodle.known import read
+from projections.moodle.wanted import FAILED, SYNCED, Wanted, takes_no_seat
 from projections.past import Past
 from projections.queries import SQL
 from projections.state import ACTIVE, DELETED, NONE, WAITING, Name, Row, WholeView, from_columns
@@ -26,6 +28,7 @@ _NEWEST = 200
 """So many of a record's newest events are looked at."""
 
 _decode = msgspec.json.Decoder(list[tuple[str, str]]).decode
+_TRY_AGAIN = "When that is mended, the administrator runs sync-ledger moodle retry --entity {} --zoho-id {}."
 _UNUSED = {
     "stale": "It is older than what the ledger already had.",
     "deleted": "It is not newer than the deletion of the record.",
@@ -93,7 +96,8 @@ async def explain_enrollment(
     links.append(await _needed(connection, tenant_id, story, "student", fields))
     links.append(await _needed(connection, tenant_id, story, "class", fields))
     links.append(await _program(connection, tenant_id, fields))
-    links += _moodle(links, settings)
+    moodle = await _wanted(connection, tenant_id, settings, zoho_id) if settings.moodle.enabled else None
+    links += _moodle(links, moodle, zoho_id)
     return _answer(zoho_id, story, links)
 
 
@@ -104,7 +108,7 @@ async def _story(past: Past, name: Name, settings: TenantSettings) -> _Story:
     def look(event: Event, view: WholeView) -> None:
         changed = (event.entity or "", event.zoho_id or "")
         row = view.row(changed)
-        if row is None or not _is_inactive(row, settings):
+        if row is None or not takes_no_seat(row, settings):
             story.inactive.pop(changed, None)
         else:
             story.inactive.setdefault(changed, (event.position, event.recorded_at))
@@ -237,12 +241,21 @@ async def _program(connection: Connection, tenant_id: str, fields: dict[str, str
     return Link("program", None, None, None, f"Program {zoho_id} {what}; that keeps nobody out of a course.")
 
 
-def _moodle(links: list[Link], settings: TenantSettings) -> list[Link]:
+async def _wanted(connection: Connection, tenant_id: str, settings: TenantSettings, zoho_id: str) -> Wanted:
+    rows: dict[Name, Row | None] = {}
+    await read(connection, tenant_id, [("enrollment", zoho_id)], rows)
+    return Wanted(settings, rows)
+
+
+def _moodle(links: list[Link], moodle: Wanted | None, zoho_id: str) -> list[Link]:
     names = ("moodle_user", "moodle_course")
     if any(link.ok is False for link in links):
         what = "Not looked at: the enrollment does not ask for a seat."
-        return [Link(name, None, None, None, what) for name in (*names, "moodle_enrolment")]
-    if not settings.moodle.enabled:
+        seat = Link("moodle_enrolment", None, None, None, what)
+        if moodle is not None and (left := _given_up(moodle, zoho_id)):
+            seat = left
+        return [*(Link(name, None, None, None, what) for name in names), seat]
+    if moodle is None:
         what = "No Moodle is connected for this college."
         seat = Link(
             "moodle_enrolment", None, None, None,
@@ -251,13 +264,66 @@ def _moodle(links: list[Link], settings: TenantSettings) -> list[Link]:
             "Look into Moodle itself: this college has none connected to the ledger.",
         )  # fmt: skip
         return [*(Link(name, None, None, None, what) for name in names), seat]
-    what = "Moodle has not reported on it yet."
-    seat = Link(
+    wanted = moodle.seat(zoho_id)
+    assert wanted is not None
+    course = wanted.course or ("class", "")
+    return [
+        _part(moodle, "moodle_user", ("student", wanted.student or ""), "The student's account"),
+        _part(moodle, "moodle_course", course, "The class's course"),
+        _seat(moodle, ("enrollment", zoho_id)),
+    ]
+
+
+def _part(moodle: Wanted, link: str, name: Name, what: str) -> Link:
+    """An account or a course, as Moodle reported on it."""
+    known = moodle.known(name)
+    if known.reason is not None and known.moodle_id is None:
+        return Link(
+            link, False, known.position, known.at,
+            f"{what} is not in Moodle: {known.said}.",
+            _TRY_AGAIN.format(name[0], name[1]),
+        )  # fmt: skip
+    if known.moodle_id is None:
+        return Link(link, None, None, None, f"{what} is queued: Moodle has not reported on it yet.")
+    detail = f"{what} in Moodle has the id {known.moodle_id}."
+    if known.reason is not None:
+        detail += f" Its newest change was not made: {known.said}."
+    return Link(link, True, known.position, known.at, detail)
+
+
+def _seat(moodle: Wanted, name: Name) -> Link:
+    """The seat itself, as Moodle reported on it."""
+    known, status = moodle.known(name), moodle.status(name)
+    if status == SYNCED:
+        return Link(
+            "moodle_enrolment", True, known.position, known.at,
+            f"Moodle confirmed the seat {known.moodle_id} (course and user).",
+        )  # fmt: skip
+    if status == FAILED:
+        why = known.said or "its account or its course is not there"
+        return Link(
+            "moodle_enrolment", False, known.position, known.at,
+            f"Moodle does not give the seat: {why}.",
+            _TRY_AGAIN.format(*name),
+        )  # fmt: skip
+    return Link(
         "moodle_enrolment", False, None, None,
         "The seat is queued: Moodle has not confirmed it yet.",
-        "Look into Moodle itself: whether the seat is there is not reported to the ledger yet.",
+        "Nothing, unless it stays so: then see degraded in /v1/ready, whether Moodle can be reached.",
     )  # fmt: skip
-    return [*(Link(name, None, None, None, what) for name in names), seat]
+
+
+def _given_up(moodle: Wanted, zoho_id: str) -> Link | None:
+    """What became of the seat of an enrollment that asks for none (any more)."""
+    name = ("enrollment", zoho_id)
+    known = moodle.known(name)
+    if known.moodle_id is None:
+        return None
+    if moodle.status(name) == SYNCED:
+        detail = f"No seat is asked for; Moodle has taken back {known.moodle_id}."
+        return Link("moodle_enrolment", None, known.position, known.at, detail)
+    detail = f"The seat {known.moodle_id} is still to be taken back in Moodle."
+    return Link("moodle_enrolment", None, known.position, known.at, detail)
 
 
 def _why_unused(event: Any, entity: str) -> tuple[str, str]:
@@ -286,11 +352,6 @@ def _why_unused(event: Any, entity: str) -> tuple[str, str]:
 def _label(field: str) -> str:
     """A field in the words of Zoho's forms: `student_zoho_id` -> `Student`."""
     return field.removesuffix("_zoho_id").replace("_", " ").capitalize()
-
-
-def _is_inactive(row: Row, settings: TenantSettings) -> bool:
-    status = row.fields.get("status")
-    return status is not None and status.strip().lower() in settings.moodle.inactive_statuses
 
 
 async def _known(connection: Connection, tenant_id: str, entity: str, zoho_id: str) -> _Known:

@@ -13,7 +13,7 @@ import msgspec
 
 from ledger import digests
 from ledger.digests import Macs
-from ledger.events import DELETION, NOT_APPROVED, UNUSABLE, Event
+from ledger.events import ASKED_AGAIN, DELETION, NOT_APPROVED, REFUSED, REPORT, REPORTS, UNUSABLE, Event
 from ledger.zoho.entities import Entities, Entity
 from projections.state import (
     ACTIVE,
@@ -26,12 +26,16 @@ from projections.state import (
     fingerprint,
 )
 
-VERSION = 1
+VERSION = 2
 """Of this projection; a change of its rules raises it and makes it be rebuilt."""
 
 MISSING = "missing"
+SKIPPED = ("erased", "deleted", "stale", "not_approved")
+NOT_SYNCED = "_not_synced_yet"
+"""The reasons of SKIPPED: those, and that a student or class is `student_not_synced_yet`."""
 _ABSENT = object()
 
+_TOPICS = ("RecordReceived.v", "MoodleReported.v")
 _decode_refs = msgspec.json.Decoder(dict[str, str | None]).decode
 _decode_problems = msgspec.json.Decoder(list[tuple[str, str]]).decode
 
@@ -85,11 +89,11 @@ class CurrentState:
 
     def handles(self, event: Event) -> bool:
         """Whether this projection knows the event's topic and entity."""
-        return event.entity in self._rules and event.topic.startswith("RecordReceived.v")
+        return event.entity in self._rules and event.topic.startswith(_TOPICS)
 
     def needs_of(self, event: Event) -> set[Name]:
         """The records that an event names and that its record may have to wait for."""
-        if not event.refs or not self.handles(event):
+        if not event.refs or event.flags & REPORT or not self.handles(event):
             return set()
         refs = _decode_refs(event.refs)
         needs = self._rules[event.entity or ""].needs
@@ -103,7 +107,8 @@ class CurrentState:
         """
         wanted = Reads()
         wanted.records.add(name)
-        rules = self._rules[name[0]]
+        if (rules := self._rules.get(name[0])) is None:  # of a report: nothing else
+            return wanted
         row = view.rows.get(name)
         for field in rules.needs:
             assert field.refers is not None
@@ -126,6 +131,8 @@ class CurrentState:
         `reads` did not name is needed.
         """
         problems = _decode_problems(event.problems) if event.problems else []
+        if event.flags & REPORT:
+            return _report(view, event, payload, problems)
         if event.flags & UNUSABLE or event.zoho_id is None or event.entity is None:
             return Outcome("INVALID", errors=problems)
         rules = self._rules[event.entity]
@@ -139,7 +146,7 @@ class CurrentState:
     def fail(self, view: View, event: Event) -> Outcome:
         """The outcome of an event on which `apply` failed: it counts, the state stays."""
         if event.entity is not None and event.zoho_id is not None:
-            view.edit((event.entity, event.zoho_id)).version = event.version
+            view.edit(row_of(event)).version = event.version
         return Outcome("ERROR")
 
     def _receive(  # noqa: C901  (one published rule after the other)
@@ -181,7 +188,7 @@ class CurrentState:
                 _mark(row, event)
             outcome = Outcome(
                 "SKIPPED",
-                f"{waiting_for[0][0]}_not_synced_yet",
+                waiting_for[0][0] + NOT_SYNCED,
                 waiting_for=waiting_for,
                 warnings=problems,
             )
@@ -266,7 +273,7 @@ class CurrentState:
             if before.state != ACTIVE:
                 continue
             row.state, row.waiting_since = WAITING, event.recorded_at
-            reason = f"{row.waiting_for[0][0]}_not_synced_yet"
+            reason = row.waiting_for[0][0] + NOT_SYNCED
             effects.append(Effect(*dependent, "SKIPPED", reason, row.own_position or 0))
             self._depart(view, dependent, event, effects)
 
@@ -352,6 +359,39 @@ class _Merge:
     def store(self, row: Row) -> None:
         """Makes the result the row's content."""
         row.macs, row.fields, row.key_id = self.packed or None, self.fields, self._event.key_id
+
+
+def row_of(event: Event) -> Name:
+    """The row that an event is folded into: its record's, or that of Moodle's part in it."""
+    entity = REPORTS + (event.entity or "") if event.flags & REPORT else event.entity or ""
+    return entity, event.zoho_id or ""
+
+
+def _report(view: View, event: Event, payload: Values | None, problems: list[tuple[str, str]]) -> Outcome:
+    """What Moodle did, or did not do, about a record. The row's fields: `asked`, the wanted state
+    that the report is about; `done`, the newest one that Moodle has; `moodle_id`, its own id;
+    `site`, whose id that is; `reason` and `said`, why it was not done.
+    """
+    row = view.edit(row_of(event))
+    row.version, row.own_position, row.key_id = event.version, event.position, event.key_id
+    row.state = ACTIVE
+    if row.created_at is None:
+        row.created_at = event.recorded_at
+    fields = dict(row.fields)
+    asked = payload.values.get("asked") if payload is not None else None
+    reason, said = problems[0] if problems else (None, None)
+    if event.flags & ASKED_AGAIN:
+        status, asked = "QUEUED", None
+    elif event.flags & REFUSED:
+        status = "FAILED"
+    else:
+        status, fields["done"] = "SYNCED", asked
+    before = fields.get("moodle_id")
+    fields.update(_decode_refs(event.refs) if event.refs else {}, asked=asked, reason=reason, said=said)
+    row.fields = {name: value for name, value in fields.items() if value is not None}
+    _mark(row, event)
+    changes = {"moodle_id": (before, fields.get("moodle_id"))} if before != fields.get("moodle_id") else {}
+    return Outcome(status, reason, changes=changes, errors=[("moodle", said)] if said else [])
 
 
 def _activate(row: Row, rules: _Rules, macs: Macs | None = None) -> str:

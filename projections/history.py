@@ -9,14 +9,19 @@ import msgspec
 
 from ledger import clock
 from ledger.database import Connection, Database
-from ledger.events import stream_name
+from ledger.events import REPORTS, stream_name
 from ledger.unseal import Unsealer
 from ledger.vault import MasterKey
 from ledger.zoho.entities import Entities
+from projections.fold import NOT_SYNCED, SKIPPED
 from projections.queries import SQL
 from projections.state import Name, Row, from_columns
 
-STATUSES = ("INVALID", "DELETED", "SKIPPED", "NEW", "UPDATED", "UNCHANGED", "ERROR")
+STATUSES = (
+    "INVALID", "DELETED", "SKIPPED", "NEW", "UPDATED", "UNCHANGED", "ERROR",
+    "SYNCED", "FAILED", "QUEUED",
+)  # fmt: skip
+"""What an event may have led to; the last three are those of Moodle's reports."""
 END = 2**62
 """A position behind every event."""
 
@@ -26,7 +31,7 @@ PAGE_BYTES = 16 * 1024 * 1024
 
 BOOKKEEPING = 2  # tenant_id and generation come first in `select *`
 
-_RARE = ("INVALID", "SKIPPED", "ERROR", "DELETED")  # as in the index outcomes_by_status
+_RARE = ("INVALID", "SKIPPED", "ERROR", "DELETED", "FAILED")  # as in the index outcomes_by_status
 _decode = msgspec.json.decode
 
 
@@ -135,11 +140,16 @@ class History:
         if wanted.zoho_id is None:
             return [None]
         names = self._entities.names()
-        return [stream_name(name, wanted.zoho_id) for name in names if wanted.entity in (None, name)]
+        return [
+            stream_name(kind + name, wanted.zoho_id)
+            for name in names
+            if wanted.entity in (None, name)
+            for kind in ("", REPORTS)
+        ]
 
     async def life(self, name: Name, after: int, limit: int) -> Page:
-        """The whole life of one record by ascending position: its own events, and what the
-        events of others did to it (those have `caused_by` and no version of the record).
+        """The whole life of one record by ascending position: its own events, Moodle's
+        reports, and what the events of others did to it (those have `caused_by` and no version of the record).
         """
         entity, zoho_id = name
         own = Filter(entity=entity, zoho_id=zoho_id)
@@ -198,7 +208,8 @@ async def _select(
     """The query whose index fits the narrowest filter."""
     status, reason, delivery_id = wanted.status, wanted.reason, wanted.delivery_id
     if reason is not None and status is None:
-        status = "SKIPPED"  # nothing else has one
+        skipped = reason in SKIPPED or reason.endswith(NOT_SYNCED)
+        status = "SKIPPED" if skipped else "FAILED"  # nothing else has one
     by_outcome = (status, reason)
     arguments: tuple[Any, ...] = common
     if stream is not None and (status is not None or delivery_id is not None):

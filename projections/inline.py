@@ -36,7 +36,7 @@ class InlineState:
         dependents: set[Name] = set()
         for record in records:
             reads = self._projection.reads(
-                (record.entity, record.zoho_id or ""),
+                record.row,
                 record.values,
                 deletion=bool(record.flags & DELETION),
                 view=view,
@@ -75,18 +75,18 @@ class InlineState:
             return record.zoho_id or ""
         if sealed_by in record.values:
             return record.values[sealed_by] or ""
-        if (record.entity, record.zoho_id or "") not in view.rows:
+        if record.row not in view.rows:
             raise LookupError(record.zoho_id)
         return self.known(view, record).values.get(sealed_by) or ""
 
     def known(self, view: View, record: Record) -> Known:
         """What the state knows of the record's content."""
-        row = view.row((record.entity, record.zoho_id or ""))
+        row = view.row(record.row)
         return Known(row.key_id, row.fields) if row is not None else Known()
 
     def next_version(self, view: View, record: Record) -> int:
         """The version of the record's next event."""
-        row = view.row((record.entity, record.zoho_id or ""))
+        row = view.row(record.row)
         return row.version + 1 if row is not None else 1
 
     def apply(self, view: View, event: Event, payload: RecordReceived) -> Outcome:

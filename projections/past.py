@@ -14,7 +14,7 @@ from ledger.database import Connection
 from ledger.events import Event, stream_name
 from ledger.unseal import Unsealer
 from ledger.vault import MasterKey
-from projections.fold import CurrentState
+from projections.fold import CurrentState, row_of
 from projections.queries import SQL
 from projections.replay import Folding, parked_positions
 from projections.state import DELETED, NONE, WAITING, Name, Row, WholeView
@@ -127,17 +127,13 @@ class Past:
             needed = {name for event in found for name in self._projection.needs_of(event)}
             frontier = {name: open_all for name in needed if name not in asked}
         unsealer = Unsealer(self._tenant, self._master_key)
-        await unsealer.learn(self._connection, {e.key_id for e in events if asked[_name(e)]})
+        await unsealer.learn(self._connection, {e.key_id for e in events if asked[row_of(e)]})
         parked = await parked_positions(self._connection, self._tenant, self._projection)
         folding = Folding(self._projection, unsealer, parked)
         events.sort(key=lambda event: event.position)
         for number, event in enumerate(events):
-            folding.fold(event, opened=asked[_name(event)])
+            folding.fold(event, opened=asked[row_of(event)])
             each(event, folding.view)
             if number % _BREATH == _BREATH - 1:
                 await asyncio.sleep(0)
         return folding.view
-
-
-def _name(event: Event) -> Name:
-    return event.entity or "", event.zoho_id or ""

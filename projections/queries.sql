@@ -129,7 +129,7 @@ select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.to
    and o.position > $2 and o.position < $3
    and ($4::text is null or e.entity = $4)
    and ($5::text is null or e.source = $5)
-   and o.status = $7 and o.status in ('INVALID', 'SKIPPED', 'ERROR', 'DELETED')
+   and o.status = $7 and o.status in ('INVALID', 'SKIPPED', 'ERROR', 'DELETED', 'FAILED')
    and ($8::text is null or o.reason = $8)
  order by o.position limit $6;
 
@@ -383,7 +383,7 @@ delete from ledger.parked where tenant_id = $1 and follower = $2;
 select o.position, e.stream from ledger.outcomes o cross join lateral (
     select * from ledger.events e where e.tenant_id = $1 and e.position = o.position limit 1) e
  where o.tenant_id = $1 and o.generation = $2 and o.own
-   and o.status = 'ERROR' and o.status in ('INVALID', 'SKIPPED', 'ERROR', 'DELETED');
+   and o.status = 'ERROR' and o.status in ('INVALID', 'SKIPPED', 'ERROR', 'DELETED', 'FAILED');
 
 -- unpark_others: a follower keeps some positions parked and no other ones
 delete from ledger.parked where tenant_id = $1 and follower = $2 and position <> all ($3::bigint[]);
@@ -414,7 +414,7 @@ select follower, count(*) as count from ledger.parked where tenant_id = $1 group
 select distinct o.zoho_id from ledger.heads h cross join lateral (
   select o.entity, o.zoho_id from ledger.outcomes o
    where o.tenant_id = $1 and o.generation = h.generation and o.position <= $4
-     and o.status = 'DELETED' and o.status in ('INVALID', 'SKIPPED', 'ERROR', 'DELETED')
+     and o.status = 'DELETED' and o.status in ('INVALID', 'SKIPPED', 'ERROR', 'DELETED', 'FAILED')
    offset 0) o
  where h.tenant_id = $1 and o.entity = $2 and o.zoho_id > $3
  order by o.zoho_id limit $5;
@@ -423,8 +423,27 @@ select distinct o.zoho_id from ledger.heads h cross join lateral (
 select distinct o.zoho_id from ledger.heads h cross join lateral (
   select o.entity, o.zoho_id from ledger.outcomes o
    where o.tenant_id = $1 and o.generation = h.generation and o.position <= $4
-     and o.status = 'SKIPPED' and o.status in ('INVALID', 'SKIPPED', 'ERROR', 'DELETED')
+     and o.status = 'SKIPPED' and o.status in ('INVALID', 'SKIPPED', 'ERROR', 'DELETED', 'FAILED')
      and o.reason like '%_not_synced_yet'
    offset 0) o
  where h.tenant_id = $1 and o.entity = $2 and o.zoho_id > $3
  order by o.zoho_id limit $5;
+
+-- changed_between: the records whose state events behind a position may have changed
+select distinct entity, zoho_id from ledger.outcomes
+ where tenant_id = $1 and generation = $2 and position > $3 and position <= $4
+   and status not in ('INVALID', 'ERROR', 'SYNCED', 'FAILED');
+
+-- lease_is_held: whether anybody does a tenant's work of one kind
+select exists (
+  select from ledger.leases where tenant_id = $1 and name = $2 and until > clock_timestamp());
+
+-- failed_records: records of which Moodle's reports have said that something was not done
+select distinct o.entity, o.zoho_id
+  from ledger.heads h cross join lateral (
+    select o.entity, o.zoho_id from ledger.outcomes o
+     where o.tenant_id = h.tenant_id and o.generation = h.generation
+       and o.status in ('INVALID', 'SKIPPED', 'ERROR', 'DELETED', 'FAILED') and o.status = 'FAILED'
+     offset 0) o
+ where h.tenant_id = $1
+ order by o.entity, o.zoho_id;

@@ -12,14 +12,13 @@ from rich.text import Text
 
 from api.audit import csv_pages, ndjson_pages, shown
 from api.queries import MOST, cursor_of, decode_cursor
-from ledger import clock
 from ledger.events import SOURCES
 from ledger.zoho.entities import ENTITIES
 from projections.explain import explain_enrollment
 from projections.history import END, STATUSES, Filter, Page, deferred_item
 from projections.past import Past
 from projections.summary import SPANS, Summary
-from scripts.opened import CommandError, Opened, run
+from scripts.opened import CommandError, Opened, instant, run
 from scripts.output import console, harmless, print_json, print_table
 
 app = App(name="audit")
@@ -69,8 +68,8 @@ class Which:
             reason=self.reason,
             source=self.source,
             delivery_id=self.delivery_id,
-            since=_instant("--from", self.from_),
-            until=_instant("--to", self.to),
+            since=instant("--from", self.from_),
+            until=instant("--to", self.to),
             after=self.after,
         )
 
@@ -225,7 +224,7 @@ def summary(
 
     Example: sync-ledger audit summary --by hour --from 2026-09-01T00:00:00Z
     """
-    start, stop = _instant("--from", from_), _instant("--to", to)
+    start, stop = instant("--from", from_), instant("--to", to)
 
     async def command(ledger: Opened) -> list[dict[str, Any]]:
         tenant_id = await ledger.tenant(tenant)
@@ -310,15 +309,6 @@ def _entity(word: str) -> str:
     if word not in ENTITIES:
         raise CommandError(f"entity is {word[:80]!r}: use {', '.join(ENTITIES.names())}")
     return word
-
-
-def _instant(name: str, text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        return clock.parse(text)
-    except ValueError:
-        raise CommandError(f"{name} is {text[:80]!r}: use an instant such as 2026-02-11T14:05:09Z") from None
 
 
 def _cursor(text: str | None, shape: Any) -> Any:

@@ -28,6 +28,11 @@ app.command(
     name="audit",
     help="Ask what happened, when, and why.\n\nExample: sync-ledger audit explain ENR_001 --tenant amman",
 )
+app.command(
+    "scripts.moodle:app",
+    name="moodle",
+    help="Bring a Moodle to the state that the ledger asks for.\n\nExample: sync-ledger moodle plan",
+)
 
 
 @app.command
@@ -36,6 +41,9 @@ def serve(
     host: Annotated[str, Parameter(help="localhost (both 127.0.0.1 and ::1) or one of them")] = "localhost",
     port: Annotated[int, Parameter(help="TCP port")] = 8000,
     workers: Annotated[int, Parameter(help="server processes")] = 1,
+    moodle_worker: Annotated[
+        bool, Parameter(help="work on the colleges' Moodles, too (else: sync-ledger moodle worker)")
+    ] = True,
 ) -> int:
     """Serve the HTTP endpoints until Ctrl-C or SIGTERM.
 
@@ -47,7 +55,7 @@ def serve(
         raise ConfigurationError(f"--port is {port}: use 1 to 65535")
     if workers < 1:
         raise ConfigurationError(f"--workers is {workers}: use 1 or more")
-    return server.serve(configuration.load(), host, port, workers)
+    return server.serve(configuration.load(), host, port, workers, moodle_worker=moodle_worker)
 
 
 @app.command

@@ -11,14 +11,18 @@ from typing import TypeVar
 import msgspec
 import uvloop
 
+from api.answers import renderer
+from ledger import clock
 from ledger import settings as configuration
 from ledger.database import Database
 from ledger.installation import Installation, open_installation
+from ledger.lane import Lane
 from ledger.settings import TENANT, Settings
 from ledger.zoho.entities import ENTITIES
 from projections.fold import CurrentState
 from projections.followers import tenants
 from projections.history import History
+from projections.inline import InlineState
 from projections.rebuild import Replay, Tell
 from projections.summary import Summary
 from scripts.server import configure_logging
@@ -59,6 +63,18 @@ class Opened(msgspec.Struct):
         """A tenant's past."""
         return History(self.database, tenant_id, self.installation.master_key, ENTITIES)
 
+    def lane(self, tenant_id: str) -> Lane:
+        """A writer of a tenant, beside those of the servers; to be closed."""
+        moodle = self.settings.tenant(tenant_id).moodle
+        return Lane(
+            tenant_id,
+            self.database,
+            self.installation.master_key,
+            ENTITIES,
+            InlineState(ENTITIES),
+            renderer(ENTITIES, moodle_enabled=moodle.enabled),
+        )
+
     def replay(self, tenant_id: str, tell: Tell = lambda _: None) -> Replay:
         """What replays of a tenant work with."""
         key = self.installation.master_key
@@ -98,3 +114,13 @@ def run(command: Callable[[Opened], Awaitable[T]]) -> T:
 
     gc.set_threshold(50_000, 20, 100)  # what a command holds is mostly there to stay
     return uvloop.run(inner())
+
+
+def instant(name: str, text: str | None) -> int | None:
+    """An option's instant in microseconds. Raises `CommandError`."""
+    if text is None:
+        return None
+    try:
+        return clock.parse(text)
+    except ValueError:
+        raise CommandError(f"{name} is {text[:80]!r}: use an instant such as 2026-02-11T14:05:09Z") from None

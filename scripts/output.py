@@ -76,8 +76,10 @@ def _cell(value: Any) -> Text:
 class Meter:
     """Progress of several tenants: bars on a terminal, else a line now and then; to stderr."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, of: str = "events") -> None:
+        """`what` is done; `of`: what is counted."""
         self._what = what
+        self._of = of
         self._tasks: dict[str, Any] = {}
         self._started: dict[str, tuple[float, int]] = {}
         self._said: dict[str, float] = {}
@@ -109,7 +111,7 @@ class Meter:
             self._said[tenant_id] = now
         since, first = self._started[tenant_id]
         rate = (position - first) / (now - since) if now > since else 0.0
-        said = f"{rate:,.0f} events/s" if rate else ""
+        said = f"{rate:,.0f} {self._of}/s" if rate else ""
         if self._bars is not None:
             if tenant_id not in self._tasks:
                 self._tasks[tenant_id] = self._bars.add_task(f"{self._what} {tenant_id}", total=head, rate="")
@@ -118,7 +120,8 @@ class Meter:
             self._said[tenant_id] = now
             left = f", {(head - position) / rate:,.0f} s left" if rate else ""
             print(
-                f"{self._what} {tenant_id}: {position:,} of {head:,} events, {rate:,.0f} events/s{left}",
+                f"{self._what} {tenant_id}: {position:,} of {head:,} {self._of}, "
+                f"{rate:,.0f} {self._of}/s{left}",
                 file=sys.stderr,
                 flush=True,
             )

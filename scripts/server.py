@@ -111,9 +111,10 @@ def die_with(parent: int, number: signal.Signals) -> None:
 class WorkerApp:
     """The application of one process; it opens the ledger in that process's own loop."""
 
-    def __init__(self, settings: configuration.Settings, parent: int) -> None:
+    def __init__(self, settings: configuration.Settings, parent: int, *, moodle_worker: bool = True) -> None:
         self._settings = settings
         self._parent = parent
+        self._moodle_worker = moodle_worker
         self._app: ASGIApp | None = None
         self._installation: Installation | None = None
 
@@ -129,20 +130,22 @@ class WorkerApp:
         if os.getpid() != self._parent:
             die_with(self._parent, signal.SIGTERM)
         self._installation = await open_installation(self._settings)
-        self._app = create_app(self._installation)
+        self._app = create_app(self._installation, moodle_worker=self._moodle_worker)
         # what exists now lives as long as the process: the collector need not look at it
         gc.collect()
         gc.freeze()
 
 
-def serve(settings: configuration.Settings, host: str, port: int, workers: int) -> int:
+def serve(
+    settings: configuration.Settings, host: str, port: int, workers: int, *, moodle_worker: bool = True
+) -> int:
     """Serves until SIGINT or SIGTERM. Raises `ConfigurationError`."""
     check_mappings(ENTITIES, settings.tenants)
     sockets = bind(host, port)
     installation = asyncio.run(_open(settings))
     names = ", ".join(url_of(s) for s in sockets)
     tell(f"serving on {names} (documentation: {url_of(sockets[0])}/docs)")
-    config = config_for(WorkerApp(settings, os.getpid()), workers)
+    config = config_for(WorkerApp(settings, os.getpid(), moodle_worker=moodle_worker), workers)
     try:
         return run(config, sockets)
     finally:

@@ -17,6 +17,7 @@ from ledger.database import Database
 from ledger.installation import open_installation
 from ledger.settings import Settings
 from ledger.vault import MasterKey
+from projections.moodle.report import Report, Reporter
 from tests.conftest import fresh_home
 from tests.harness import Ledger
 
@@ -37,7 +38,7 @@ def unpacked(value: Any) -> Any:
 
 async def story(ledger: Ledger) -> None:
     """A bit of everything: waiting, release, updates, stale, deleted, drafts, moves between
-    people, unusable records, bad characters.
+    people, unusable records, bad characters, Moodle's reports.
     """
     await ledger.post("enrollments", {"id": "E1", "Student": {"id": "S1", "name": "Layla"}, "Class": "C1"})
     await ledger.post("programs", {"id": "P1", "Product_Name": "BTEC", "Price": "$ 1,299.50"}, {"id": "P2"})
@@ -55,6 +56,13 @@ async def story(ledger: Ledger) -> None:
     await ledger.post("programs", {"id": "P9", "operation": "delete"}, {"id": "P1", "Price": "free"})
     await ledger.post("classes", {"id": "C2", "Class_Name": "Art", "Start_Date": "soon"})
     await ledger.post("enrollments", {"id": "E1", "Class": "C3"})
+    report = Reporter(ledger.lane, ledger.tenant, "https://moodle.college.example")
+    call = {"call": "core_user_create_users", "sent": {"email": "layla@college.example"}, "answer": {"id": 7}}
+    user = Report(("student", "S1"), '{"active":true}', call, "7")
+    await report([user, Report(("class", "C2"), "{}", {"call": None}, None, ("no_course", "not there"))])
+    seat = Report(("enrollment", "E2"), '{"active":true,"start":5}', call, "9:7", student="S1")
+    await report([seat])
+    await report([Report(("class", "C2"), None, {"call": None}, again=True)], source="cli")
 
 
 async def dump(name: str) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from ledger import clock
 from ledger.codec import encode
 from ledger.errors import ConfigurationError
-from ledger.events import DELETION, NOT_APPROVED, UNUSABLE, RecordReceived
+from ledger.events import DELETION, NOT_APPROVED, REPORTS, UNUSABLE, RecordReceived
 from ledger.settings import TenantSettings
 from ledger.zoho import values
 from ledger.zoho.entities import Entities, Entity, Field
@@ -42,7 +42,8 @@ class Record(msgspec.Struct):
     `zoho_id` is None where there was no usable one. `modified_at` is None where
     `Modified_Time` was missing or unreadable. `values` holds the canonical fields
     that came; `provisional` those that count only while the state has none.
-    `problems` are pairs of field and problem, values masked.
+    `problems` are pairs of field and problem, values masked. `refs`: set where it is Moodle's
+    report on the record, see `ledger.events.MoodleReported`.
     """
 
     entity: str
@@ -53,6 +54,13 @@ class Record(msgspec.Struct):
     provisional: tuple[str, ...]
     problems: list[tuple[str, str]]
     payload: bytes
+    refs: dict[str, str | None] | None = None
+
+    @property
+    def row(self) -> tuple[str, str]:
+        """The name of the row that its event is folded into: (entity, id)."""
+        entity = self.entity if self.refs is None else REPORTS + self.entity
+        return entity, self.zoho_id or ""
 
 
 def check_mappings(entities: Entities, tenants: Mapping[str, TenantSettings]) -> None:

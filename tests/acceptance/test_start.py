@@ -281,6 +281,10 @@ async def test_database_hangs_in_the_middle_of_a_flush(
         ({"MOODLE_BATCH": "0"}, (), "MOODLE_BATCH"),
         ({"MOODLE_TIMEOUT": "soon"}, (), "MOODLE_TIMEOUT"),
         ({"MOODLE_BASE_URL": "moodle.example"}, (), "MOODLE_BASE_URL"),
+        ({"MOODLE_ENABLED": "true"}, (), "MOODLE_BASE_URL"),
+        ({"MOODLE_ENABLED": "true", "MOODLE_BASE_URL": "http://127.0.0.1:9"}, (), "MOODLE_TOKEN"),
+        ({"MOODLE_USERNAME": "student"}, (), "MOODLE_USERNAME"),
+        ({"MOODLE_USERNAME": "{name}"}, (), "MOODLE_USERNAME"),
         ({"ZOHO_CONCURRENCY": "abc"}, (), "ZOHO_CONCURRENCY"),
         ({"LOG_LEVEL": "LOUD"}, (), "LOG_LEVEL"),
         ({"DB_POOLER": "session"}, (), "DB_POOLER"),
@@ -314,6 +318,7 @@ def test_wrong_settings(
         ("[tenants.a]\nzoho = 'x'", "[tenants.a.zoho]"),
         ("[tenants.a.zoho]\nsecrets = 'x'", "secrets"),
         ("[tenants.a.moodle]\nbatch = 'x'", "moodle.batch"),
+        ("[tenants.a.moodle]\nenabled = true\nbase_url = 'http://127.0.0.1:9'", "moodle.token"),
         ("[tenants.a.moodle]\ntoken_file = '/nowhere'", "token_file"),
         ("[tenants.a.mapping.program]\nname = []", "mapping"),
         ("[tenants.'a b']", "a b"),
@@ -337,7 +342,7 @@ def test_tenants_file(own_home: Path) -> None:
     file.write_text(
         "[tenants.amman]\ntimezone = 'Asia/Amman'\ndate_order = 'mdy'\n"
         "[tenants.amman.zoho]\nredact_fields = ['Shoe_Size']\n"
-        "[tenants.amman.moodle]\nenabled = true\n"
+        "[tenants.amman.moodle]\nenabled = true\nbase_url = 'http://127.0.0.1:9'\ntoken = 't'\n"
         "[tenants.amman.mapping.class]\nstatus = ['Phase']\n"
     )
     record = {"id": "C", "Class_Name": "A", "Start_Date": "02/01/2026", "Phase": "open", "shoe_size": 43}

@@ -69,7 +69,9 @@ def _cohort(context: Context, cohort_id: int) -> Cohort:
     return cohort
 
 
-def search_cohorts(context: Context, /, query: str, limitfrom: int, limitnum: int, **_: Any) -> dict[str, Any]:
+def search_cohorts(
+    context: Context, /, query: str, limitfrom: int, limitnum: int, **_: Any
+) -> dict[str, Any]:
     """Cohorts with this text in name or idnumber."""
     context.require(VIEW)
     found = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ import msgspec
 import pytest
 
 from tests.moodle import scenes
-from tests.moodle.double import REST, Call, MoodleDouble
+from tests.moodle.double import REST, MoodleDouble
 from tests.moodle.faults import Fault
 from tests.moodle.recordings import Recording, differences, recordings, tags
 from tests.moodle.renaming import Renaming

@@ -1,0 +1,6 @@
+-- Moodle's refusals are found like other rare outcomes.
+
+drop index ledger.outcomes_by_status;
+create index outcomes_by_status on ledger.outcomes
+  (tenant_id, generation, status, position)
+  where status in ('INVALID', 'SKIPPED', 'ERROR', 'DELETED', 'FAILED');

@@ -1,0 +1,378 @@
+"""Carrying out a plan: calls to Moodle in batches, each call's outcome reported before the next.
+
+Nothing here is needed for correctness but the order: whoever dies half-way leaves records
+queued, and the next plan reads what Moodle has before it decides again.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from ledger.settings import MoodleSettings
+from projections.moodle.client import RefusedError
+from projections.moodle.plan import (
+    REFUSED_BY_MOODLE,
+    AccountChange,
+    Plan,
+    Planner,
+    SeatChange,
+    Unknown,
+    new_account,
+)
+from projections.moodle.report import Report
+from projections.moodle.rules import SHORTNAME_CHARACTERS, Reason
+from projections.moodle.site import Account, SeatAt, Site, parts_of, together
+from projections.moodle.wanted import Course, Seat, User, Wanted
+from projections.state import Name
+
+_GONE = frozenset({"invaliduserid", "invaliduser", "userdeleted"})
+"""The account has gone: it is looked up again."""
+
+_SAID = {
+    "wsnoinstance": "manual enrolment is switched off in the course, or in the whole Moodle: switch it on",
+    "wsusercannotassign": "the token's user may not give the role MOODLE_STUDENT_ROLE_ID: allow it in Moodle",
+    "nopermissions": "the token's user lacks a capability for it: run sync-ledger moodle check",
+    "requireloginerror": "the token's user may not enter the course",
+    "guestsarenotallowed": "the account is the guest's",
+    "courseidnumbertaken": "a course with this idnumber is there, but the token may not see it",
+    "unknowcategory": "there is no category MOODLE_CATEGORY_ID",
+    "errorcatcontextnotvalid": "the token's user may not make courses in the category MOODLE_CATEGORY_ID",
+    "useremailinvalid": "Moodle does not take the e-mail address: correct it in Zoho",
+    "passwordpolicy": "Moodle's password policy refuses what MOODLE_AUTH needs",
+}
+
+
+class Progress(msgspec.Struct):
+    """How many of the planned things are done."""
+
+    done: int
+    all: int
+
+
+class Acts:
+    """Brings one plan to Moodle.
+
+    `again`: records that must be planned anew, since Moodle is not as the plan found it.
+    `freed`: e-mail addresses, in lower case, that an account has left.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        planner: Planner,
+        wanted: Wanted,
+    ) -> None:
+        self._site = site
+        self._planner = planner
+        self._wanted = wanted
+        self._done = self._all = 0
+        self.again: set[Name] = set()
+        self.freed: set[str] = set()
+        self.refused = 0
+
+    async def carry_out(
+        self,
+        plan: Plan,
+        report: Callable[[list[Report]], Awaitable[None]],
+        *,
+        prune: bool = False,
+        tell: Callable[[Progress], None] = lambda _: None,
+    ) -> None:
+        """Does everything. `report` puts outcomes on disk; what it raises ends the work. Raises as
+        `Site` and `report` do.
+        """
+        self._report_to, self._tell = report, tell
+        self._all = plan.count + (len(plan.unknown) if prune else 0)
+        self._tell(Progress(0, self._all))
+        await self._report([Report(s.name, s.asked, {"call": None}, s.moodle_id) for s in plan.settled])
+        await self._report(
+            [
+                Report(b.name, b.asked, {"call": None}, b.moodle_id, b.reason)
+                for b in plan.blocked
+                if b.asked is not None
+            ]
+        )
+        await self._update(plan.update_users)
+        known = len(plan.update_users), len(plan.settled), len(plan.blocked)
+        await self._create_users(plan.create_users)
+        await self._update(plan.update_users[known[0] :])  # accounts that were there after all
+        await self._report(
+            [Report(s.name, s.asked, {"call": None}, s.moodle_id) for s in plan.settled[known[1] :]]
+        )
+        await self._create_courses(plan.create_courses)
+        for kind in ("suspend", "unenrol", "enrol"):
+            await self._seats(kind, [change for change in plan.seats if change.kind == kind])
+        if prune:
+            await self._prune(plan.unknown)
+
+    async def _report(self, reports: list[Report]) -> None:
+        """Puts on disk what is news."""
+        news = [report for report in reports if self._is_news(report)]
+        self.refused += sum(report.reason is not None for report in news)
+        if news:
+            await self._report_to(news)
+
+    def _is_news(self, report: Report) -> bool:
+        known = self._wanted.known(report.name)
+        reason = report.reason[0] if report.reason else None
+        same = known.asked == report.asked and known.reason == reason
+        return not same or report.record["call"] is not None or known.moodle_id != report.moodle_id
+
+    def _count(self, things: int) -> None:
+        self._done += things
+        self._tell(Progress(min(self._done, self._all), self._all))
+
+    # -- accounts
+
+    async def _update(self, changes: Sequence[AccountChange]) -> None:
+        """Changes accounts. An address that another one still has is tried again once that one has
+        moved; where they wait for each other, one of them moves out of the way.
+        """
+        pending = list(changes)
+        for _ in range(2 * len(pending) + 1):
+            if not pending:
+                return
+            stuck: list[AccountChange] = []
+
+            async def some(part: Sequence[AccountChange], stuck: list[AccountChange] = stuck) -> None:
+                stuck += await self._update_some(part)
+
+            fields = 1 + max(len(change.changes) for change in pending)
+            await together(some, parts_of(pending, self._site.at_once(fields)))
+            if len(stuck) == len(pending) and not await self._make_way(stuck):
+                break
+            pending = stuck
+        reason = ("email_taken", "another account in Moodle has this e-mail address: correct it in Zoho")
+        await self._report(
+            [
+                Report(("student", c.user.zoho_id), c.user.asked, {"call": None}, str(c.account_id), reason)
+                for c in pending
+            ]
+        )
+        self._count(len(pending))
+
+    async def _update_some(self, part: Sequence[AccountChange]) -> list[AccountChange]:
+        """Those that wait for an e-mail address."""
+        sent = [{"id": c.account_id, **{f: new for f, (_, new) in c.changes.items()}} for c in part]
+        results = await self._site.update_users(sent)
+        reports, stuck = [], []
+        for change, fields, refused in zip(part, sent, results, strict=True):
+            name, asked = ("student", change.user.zoho_id), change.user.asked
+            record = _record("core_user_update_users", fields, refused)
+            if refused is None:
+                reports.append(Report(name, asked, record, str(change.account_id)))
+                if "email" in change.changes:
+                    self.freed.add(str(change.changes["email"][0]).lower())
+            elif refused.code == "useremailduplicate":
+                stuck.append(change)
+            elif refused.code in _GONE:
+                self._planner.users.pop(name[1], None)
+                self.again.add(name)
+            else:
+                reports.append(Report(name, asked, record, str(change.account_id), _reason(refused)))
+        await self._report(reports)
+        self._count(len(part) - len(stuck))
+        return stuck
+
+    async def _make_way(self, stuck: list[AccountChange]) -> bool:
+        """Gives one of those that wait for each other an address of nobody's, for a moment."""
+        wanted = {c.changes["email"][1].lower() for c in stuck}
+        for change in stuck:
+            if (old := str(change.changes["email"][0]).lower()) in wanted and not old.endswith(".invalid"):
+                aside = f"moving-{change.account_id}-{secrets.token_hex(4)}@moving.invalid"
+                [refused] = await self._site.update_users([{"id": change.account_id, "email": aside}])
+                change.changes["email"] = (aside, change.changes["email"][1])
+                return refused is None
+        return False
+
+    async def _create_users(self, users: Sequence[User]) -> None:
+        extra = self._password()
+
+        async def some(part: Sequence[User]) -> None:
+            sent = [{**new_account(user), **extra()} for user in part]
+            results = await self._site.create_users(sent)
+            reports = []
+            for user, fields, result in zip(part, sent, results, strict=True):
+                if isinstance(result, RefusedError):
+                    reports += await self._explain(user, fields, result)
+                    continue
+                self._planner.users[user.zoho_id] = result
+                record = _record("core_user_create_users", fields, None, {"id": result})
+                reports.append(Report(("student", user.zoho_id), user.asked, record, str(result)))
+            await self._report(reports)
+            self._count(len(part))
+
+        await together(some, parts_of(users, self._site.at_once(8)))
+
+    def _password(self) -> Callable[[], dict[str, Any]]:
+        """How an account's owner comes to a password: Moodle mails one; `nologin` needs one that
+        nobody knows; other kinds of log-in have their own.
+        """
+        auth = self._wanted.moodle.auth
+        if auth == "manual":
+            return lambda: {"auth": auth, "createpassword": 1}
+        if auth == "nologin":
+            return lambda: {"auth": auth, "password": f"Aa1!{secrets.token_urlsafe(18)}"}
+        return lambda: {"auth": auth}
+
+    async def _explain(self, user: User, fields: dict[str, Any], refused: RefusedError) -> list[Report]:
+        """An account that Moodle would not make: it is there after all, or it is another's."""
+        name = ("student", user.zoho_id)
+        found = await self._planner.by_hand(user)
+        if isinstance(found, Account):
+            self._planner.take(user, found)
+            return []
+        reason = found or _reason(refused)
+        return [Report(name, user.asked, _record("core_user_create_users", fields, refused), None, reason)]
+
+    # -- courses
+
+    async def _create_courses(self, courses: Sequence[Course]) -> None:
+        """Makes courses; classes that name the same idnumber share one."""
+        by_idnumber: dict[str, list[Course]] = {}
+        for course in courses:
+            by_idnumber.setdefault(course.idnumber or "", []).append(course)
+
+        async def some(part: Sequence[list[Course]]) -> None:
+            sent = [self._new_course(shared[0], shared[0].shortname) for shared in part]
+            results = await self._site.create_courses(sent)
+            reports = []
+            for shared, fields, first in zip(part, sent, results, strict=True):
+                result: int | RefusedError = first
+                if isinstance(result, RefusedError) and result.code == "shortnametaken":
+                    suffix = f" ({shared[0].name[1]})"
+                    fields = self._new_course(  # noqa: PLW2901
+                        shared[0], shared[0].shortname[: SHORTNAME_CHARACTERS - len(suffix)] + suffix
+                    )
+                    [result] = await self._site.create_courses([fields])
+                refused = result if isinstance(result, RefusedError) else None
+                record = _record("core_course_create_courses", fields, refused, {"id": result})
+                for course in shared:
+                    if refused is not None:
+                        reports.append(Report(course.name, course.asked, record, None, _reason(refused)))
+                    else:
+                        assert isinstance(result, int)
+                        self._planner.courses[course.name] = result
+                        reports.append(Report(course.name, course.asked, record, str(result)))
+            await self._report(reports)
+            self._count(sum(map(len, part)))
+
+        await together(some, parts_of(list(by_idnumber.values()), self._site.at_once(6)))
+
+    def _new_course(self, course: Course, shortname: str) -> dict[str, Any]:
+        fields: dict[str, Any] = {
+            "fullname": course.fullname,
+            "shortname": shortname,
+            "categoryid": self._wanted.moodle.category_id,
+            "idnumber": course.idnumber,
+        }
+        if course.start:
+            fields["startdate"] = course.start
+            if course.end > course.start:
+                fields["enddate"] = course.end
+        return fields
+
+    # -- seats
+
+    async def _seats(self, kind: str, changes: Sequence[SeatChange]) -> None:
+        ready: list[tuple[SeatAt, SeatChange]] = []
+        for change in changes:
+            course_id = change.course_id or self._planner.courses.get(change.course or ("", ""))
+            user_id = change.user_id or self._planner.users.get(change.student)
+            if course_id is None or user_id is None:  # its account or course was refused just now
+                self._count(1)
+                continue
+            seat = SeatAt(course_id, user_id, kind == "suspend", change.start, change.end)
+            ready.append((seat, change))
+        ready.sort(key=lambda pair: pair[0].key)
+
+        async def some(part: Sequence[tuple[SeatAt, SeatChange]]) -> None:
+            seats = [seat for seat, _ in part]
+            if kind == "unenrol":
+                results = await self._site.unenrol([seat.key for seat in seats])
+            else:
+                results = await self._site.enrol(seats)
+            reports: list[Report] = []
+            for (seat, change), refused in zip(part, results, strict=True):
+                reports += await self._seat_reports(seat, change, refused)
+            await self._report(reports)
+            self._count(len(part))
+
+        await together(some, parts_of(ready, self._site.at_once(2 if kind == "unenrol" else 6)))
+
+    async def _seat_reports(
+        self, seat: SeatAt, change: SeatChange, refused: RefusedError | None
+    ) -> list[Report]:
+        leaves = change.kind != "enrol"
+        if refused is not None and await self._has_gone(seat, change, refused):
+            if not leaves:
+                self.again.update(("enrollment", e.zoho_id) for e in change.enrollments)
+                return []
+            refused = None  # nobody sits where there is no account or no course
+        function = "enrol_manual_unenrol_users" if change.kind == "unenrol" else "enrol_manual_enrol_users"
+        sent = msgspec.to_builtins(seat)
+        record = _record(function, sent, refused)
+        reason = _reason(refused) if refused is not None else None
+        return [
+            self._seat_report(enrollment, f"{seat.course_id}:{seat.user_id}", record, reason, leaves=leaves)
+            for enrollment in change.enrollments
+        ]
+
+    def _seat_report(
+        self, enrollment: Seat, seat_id: str, record: dict[str, Any], reason: Reason | None, *, leaves: bool
+    ) -> Report:
+        name = ("enrollment", enrollment.zoho_id)
+        # who moves leaves the old seat first: a step on the way
+        step = leaves and enrollment.active and reason is None
+        asked = None if step else enrollment.asked
+        report = Report(name, asked, record, seat_id, reason, enrollment.student)
+        if reason is not None:
+            return msgspec.structs.replace(report, moodle_id=Report(name, None, {}).moodle_id)
+        return report
+
+    async def _has_gone(self, seat: SeatAt, change: SeatChange, refused: RefusedError) -> bool:
+        """Whether a seat was refused since its account or its course is there no more."""
+        if refused.code in _GONE:
+            self._planner.users.pop(change.student, None)
+            self.again.add(("student", change.student))
+            return True
+        if refused.code not in ("invalidparameter", "invalidrecord"):
+            return False
+        if await self._site.course_at(("id", str(seat.course_id))) is not None:
+            return False
+        if change.course is not None:
+            self._planner.courses.pop(change.course, None)
+            self.again.add(change.course)
+        return True
+
+    async def _prune(self, unknown: Sequence[Unknown]) -> None:
+        """Takes away seats that the ledger does not know; no record of it speaks of them."""
+        keys = [(seat.course_id, seat.user_id) for seat in unknown]
+        if self._wanted.moodle.on_withdraw == "unenrol":
+            results = await self._site.unenrol(keys)
+        else:
+            results = await self._site.enrol([SeatAt(c, u, suspended=True) for c, u in keys])
+        self.refused += sum(result is not None for result in results)
+        self._count(len(unknown))
+
+
+def _reason(refused: RefusedError) -> Reason:
+    """Why Moodle did not do something, in words, where its code has any."""
+    said = _SAID.get(refused.code, f"Moodle refused it ({refused.code})")
+    return REFUSED_BY_MOODLE + refused.code, said
+
+
+def _record(
+    function: str, sent: dict[str, Any], refused: RefusedError | None, answer: Any = None
+) -> dict[str, Any]:
+    """A call as it is kept; a password is never."""
+    shown = {key: value for key, value in sent.items() if key != "password"}
+    answer = {"errorcode": refused.code} if refused is not None else answer
+    return {"call": function, "sent": shown, "answer": answer}
+
+
+__all__ = ["Acts", "MoodleSettings", "Progress"]

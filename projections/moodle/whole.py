@@ -1,0 +1,133 @@
+"""A whole Moodle at once: plan, apply, rebuild."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from ledger.database import Connection, Database
+from ledger.lane import Lane
+from ledger.settings import TenantSettings
+from ledger.unseal import Unsealer
+from ledger.vault import MasterKey
+from projections.fold import CurrentState
+from projections.moodle.acts import Acts, Progress
+from projections.moodle.check import prepare
+from projections.moodle.client import MoodleClient
+from projections.moodle.known import read
+from projections.moodle.plan import Plan, Planner
+from projections.moodle.report import Reporter
+from projections.moodle.site import Site
+from projections.moodle.turn import Turn
+from projections.moodle.wanted import Known, Wanted
+from projections.queries import SQL
+from projections.replay import Folding, pages, parked_positions
+from projections.state import Name, Row, from_columns
+
+ENTITIES = ("student", "program", "class", "enrollment")
+TRIES = 3
+"""So often a plan is made again where Moodle was not as it had found it."""
+_PAGE = 5_000
+
+
+class Whole:
+    """One college's Moodle as a whole. `turn`: whose calls these are; a plan needs none."""
+
+    def __init__(
+        self, database: Database, tenant_id: str, settings: TenantSettings, turn: Turn | None = None
+    ) -> None:
+        self._database = database
+        self._tenant = tenant_id
+        self._settings = settings
+        self.client = MoodleClient(settings.moodle, turn.holds if turn is not None else lambda: True)
+        self.site = Site(self.client, settings.moodle)
+
+    async def plan(self, rows: dict[Name, Row | None], *, fresh: bool = False) -> tuple[Plan, Acts, Wanted]:
+        """What it takes to bring Moodle to the wanted state of these rows. `fresh`: whatever Moodle
+        acknowledged before is void. Raises `MoodleError`.
+        """
+        self.site.begin()
+        own_id = await prepare(self.site)
+        wanted = Wanted(self._settings, rows)
+        planner = Planner(self.site, wanted, _everything_is_there, whole=True, fresh=fresh, own_id=own_id)
+        named = [name for name, row in rows.items() if row is not None and name[0] in ENTITIES]
+        plan = await planner.make(
+            [zoho_id for entity, zoho_id in named if entity == "student"],
+            [name for name in named if name[0] in ("class", "program")],
+            [zoho_id for entity, zoho_id in named if entity == "enrollment"],
+        )
+        return plan, Acts(self.site, planner, wanted), wanted
+
+    async def apply(
+        self,
+        lane: Lane,
+        *,
+        fresh: bool = False,
+        prune: bool = False,
+        tell: Callable[[Progress], None] = lambda _: None,
+    ) -> tuple[int, int]:
+        """Brings Moodle to the wanted state of now; answers how many things were done, and how many
+        Moodle refused. Killed at any point it goes on when it is called again: what is done is not
+        planned any more. Raises `MoodleError`, `DatabaseAwayError`.
+        """
+        done = refused = 0
+        report = Reporter(lane, self._tenant, self._settings.moodle.base_url or "")
+        for _ in range(TRIES):
+            plan, acts, _ = await self.plan(await self.rows(), fresh=fresh)
+            await acts.carry_out(plan, report, prune=prune, tell=tell)
+            done += plan.count
+            refused += acts.refused
+            if not acts.again:
+                break
+        return done, refused
+
+    async def rows(self) -> dict[Name, Row | None]:
+        """Every record as it is now, with Moodle's reports."""
+        rows: dict[Name, Row | None] = {}
+        async with self._database.transaction(self._tenant, snapshot=True) as connection:
+            for entity in ENTITIES:
+                after: str | None = ""
+                while after is not None:
+                    found = await connection.fetch(
+                        SQL["list_all_records"], self._tenant, entity, after, _PAGE
+                    )
+                    names = [from_columns(row[2:]).name for row in found]
+                    await read(connection, self._tenant, names, rows)
+                    after = names[-1][1] if len(names) == _PAGE else None
+        return rows
+
+    async def rows_at(
+        self, master_key: MasterKey, projection: CurrentState, position: int
+    ) -> dict[Name, Row | None]:
+        """Every record as the ledger knew it at a position."""
+        async with self._database.transaction(self._tenant) as connection:
+            parked = await parked_positions(connection, self._tenant, projection)
+        unsealer = Unsealer(self._tenant, master_key)
+        folding = Folding(projection, unsealer, parked)
+        async for page in pages(self._database, self._tenant, master_key, unsealer, 0, position):
+            for event in page:
+                folding.fold(event)
+        return folding.view.rows
+
+
+async def failed(
+    connection: Connection, tenant_id: str, settings: TenantSettings
+) -> list[tuple[Name, Known, str | None]]:
+    """Records that Moodle, or its rules, refused, with the student of an enrollment. Needs a
+    transaction.
+    """
+    found = await connection.fetch(SQL["failed_records"], tenant_id)
+    names: list[Name] = [(row["entity"], row["zoho_id"]) for row in found]
+    rows: dict[Name, Row | None] = {}
+    await read(connection, tenant_id, names, rows)
+    wanted = Wanted(settings, rows)
+    items: list[tuple[Name, Known, str | None]] = []
+    for name in names:
+        known, row = wanted.known(name), wanted.row(name)
+        if known.reason and known.asked == wanted.asked(name):
+            student = row.fields.get("student_zoho_id") if row and name[0] == "enrollment" else None
+            items.append((name, known, student))
+    return items
+
+
+async def _everything_is_there(_: Iterable[Name]) -> None:
+    """All rows were read at the start."""

@@ -1,0 +1,333 @@
+"""The worker: brings Moodle to the wanted state of one college, and keeps it there.
+
+It is told of appends and polls for those of other processes, and works on the records that
+are queued: those whose wanted state is not the one that Moodle last reported on. When it
+begins it looks at every record, so nothing that a crash, an outage or a change of the
+settings left behind needs a note of its own. One process works for a college (a lease).
+
+Moodle away: the records stay queued, pauses grow, and each try begins with one small call.
+Moodle refusing a record: a report says so, and the others go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import structlog
+
+from ledger.database import Database
+from ledger.errors import DatabaseAwayError, KeyInFlightError, OtherVersionError, QueueFullError
+from ledger.lane import Lane
+from ledger.settings import TenantSettings
+from projections.followers import LeaseLostError
+from projections.moodle.acts import Acts
+from projections.moodle.check import prepare
+from projections.moodle.client import AwayError, MisconfiguredError, MoodleClient, MoodleError
+from projections.moodle.known import dependents, read
+from projections.moodle.plan import REFUSED_BY_MOODLE, Planner
+from projections.moodle.report import Report, Reporter
+from projections.moodle.rules import Reason
+from projections.moodle.site import Site
+from projections.moodle.turn import WORK, Turn
+from projections.moodle.wanted import FAILED, QUEUED, Wanted
+from projections.queries import SQL
+from projections.state import Name, Row, from_columns
+
+log = structlog.get_logger()
+
+POLL_SECONDS = 2.0
+ROUND = 2_000
+"""So many records at once: enough to fill Moodle's batches, few enough for the next one to wait."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
+"""Seconds after the first call that failed, doubled each time, cut at random to half as much."""
+TRIES = 3
+"""So often a record is planned anew when Moodle was not as the plan had found it."""
+_CACHED = 200_000
+_ORDER = ("student", "program", "class", "enrollment")
+_PAGE = 5_000
+_STORE_AWAY = (DatabaseAwayError, OtherVersionError, QueueFullError, KeyInFlightError)
+
+
+class Trouble(msgspec.Struct, frozen=True):
+    """What keeps the worker from its work: since how many tries, and until when it pauses."""
+
+    text: str
+    failures: int
+    not_before: float
+
+
+class Worker:
+    """The worker of one tenant. `run` until cancelled; `settle` until nothing is left to do."""
+
+    def __init__(
+        self,
+        database: Database,
+        tenant_id: str,
+        settings: TenantSettings,
+        lane: Lane,
+    ) -> None:
+        self._database = database
+        self._tenant = tenant_id
+        self._settings = settings
+        self._turn = Turn(database, tenant_id)
+        self._client = MoodleClient(settings.moodle, self._turn.holds)
+        self._site = Site(self._client, settings.moodle)
+        self._report = Reporter(lane, tenant_id, settings.moodle.base_url or "")
+        self._wake = asyncio.Event()
+        self._position = 0
+        self._begin_anew()
+        self.trouble: Trouble | None = None
+
+    def _begin_anew(self) -> None:
+        self._queue: dict[Name, None] = {}
+        self._forced: set[Name] = set()
+        self._tries: Counter[Name] = Counter()
+        self._users: dict[str, int] = {}
+        self._courses: dict[Name, int] = {}
+        self._waiting_for_email: dict[str, set[str]] = {}
+        self._own_id: int | None = None
+
+    def wake(self) -> None:
+        """Something was appended: look before the next poll."""
+        self._wake.set()
+
+    async def close(self) -> None:
+        """Closes the connections to Moodle."""
+        await self._client.close()
+
+    # -- following
+
+    async def run(self) -> None:
+        """Works until cancelled, whenever no other process does."""
+        while True:
+            try:
+                if not await self._turn.is_wished_for() and await self._turn.take():
+                    await self._hold_and_follow()
+            except DatabaseAwayError as error:
+                log.warning(
+                    "the Moodle worker waits for the database", tenant=self._tenant, reason=str(error)
+                )
+            except Exception:
+                log.exception("the Moodle worker failed; it begins anew", tenant=self._tenant)
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def settle(self) -> None:
+        """Works until nothing is queued. Raises `MoodleError` where Moodle does not work,
+        `LeaseLostError` where another process has the lease.
+        """
+        if not await self._turn.take():
+            raise LeaseLostError(WORK)
+        keeper = asyncio.create_task(self._turn.keep())
+        try:
+            await self._look_at_all()
+            while self._queue or await self._look_behind():
+                await self._round()
+        finally:
+            keeper.cancel()
+            await self._turn.give_back()
+
+    async def _hold_and_follow(self) -> None:
+        keeper = asyncio.create_task(self._turn.keep())
+        work = asyncio.create_task(self._follow())
+        try:
+            await asyncio.wait({keeper, work}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                await work  # raises what ended it
+        finally:
+            for task in (keeper, work):
+                task.cancel()
+            await asyncio.gather(keeper, work, return_exceptions=True)
+            await self._turn.give_back()
+
+    async def _follow(self) -> None:
+        self._begin_anew()
+        await self._look_at_all()
+        clock = asyncio.get_running_loop().time
+        while not await self._turn.is_wished_for():
+            self._wake.clear()
+            await self._look_behind()
+            if self._queue and (self.trouble is None or clock() >= self.trouble.not_before):
+                await self._try()
+                continue
+            until = clock() + POLL_SECONDS
+            if self._queue and self.trouble is not None:
+                until = min(until, self.trouble.not_before)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(until):
+                    await self._wake.wait()
+
+    async def _try(self) -> None:
+        """One round; what fails makes the next one wait."""
+        try:
+            await self._round()
+        except (AwayError, MisconfiguredError) as error:
+            failures = self.trouble.failures + 1 if self.trouble is not None else 1
+            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (failures - 1))
+            pause *= random.uniform(0.5, 1)  # noqa: S311  (so that many do not come back at once)
+            self.trouble = Trouble(str(error), failures, asyncio.get_running_loop().time() + pause)
+            if failures == 1:
+                log.warning("Moodle does not work", tenant=self._tenant, reason=str(error))
+        else:
+            if self.trouble is not None:
+                log.info("Moodle works again", tenant=self._tenant)
+            self.trouble = None
+
+    async def _look_at_all(self) -> None:
+        """Queues every record whose wanted state is not the one that Moodle reported on."""
+        async with self._database.transaction(self._tenant) as connection:
+            head = await connection.fetchrow(SQL["head"], self._tenant)
+        self._position = head["position"] if head is not None else 0
+        for entity in _ORDER:
+            after: str | None = ""
+            while after is not None:
+                async with self._database.transaction(self._tenant, snapshot=True) as connection:
+                    found = await connection.fetch(
+                        SQL["list_all_records"], self._tenant, entity, after, _PAGE
+                    )
+                    names = [from_columns(row[2:]).name for row in found]
+                    rows: dict[Name, Row | None] = {}
+                    await read(connection, self._tenant, names, rows)
+                wanted = Wanted(self._settings, rows)
+                for name in names:
+                    status = wanted.status(name)
+                    if status == QUEUED:
+                        self._queue[name] = None
+                    elif status == FAILED and entity == "student":
+                        self._wait_for_email(wanted, name[1])
+                after = names[-1][1] if len(names) == _PAGE else None
+
+    async def _look_behind(self) -> bool:
+        """Queues what changed since the last look. Whether anything did."""
+        async with self._database.transaction(self._tenant) as connection:
+            head = await connection.fetchrow(SQL["head"], self._tenant)
+            if head is None or head["position"] <= self._position:
+                return False
+            until = min(head["position"], self._position + _PAGE)
+            rows = await connection.fetch(
+                SQL["changed_between"], self._tenant, head["generation"], self._position, until
+            )
+            changed: list[Name] = [(row["entity"], row["zoho_id"]) for row in rows if row["entity"] in _ORDER]
+            needing = [name for name in changed if name[0] != "enrollment"]
+            moved = await dependents(connection, self._tenant, needing) if needing else []
+            classes = [name for name in moved if name[0] == "class"]
+            if classes:
+                moved += await dependents(connection, self._tenant, classes)
+        self._position = until
+        for name in sorted(dict.fromkeys([*changed, *moved]), key=lambda n: _ORDER.index(n[0])):
+            self._tries.pop(name, None)
+            self._queue[name] = None
+        return True
+
+    # -- working
+
+    async def _round(self) -> None:
+        """Works on some of the queue. Raises `AwayError`, `MisconfiguredError`; then they are queued
+        again.
+        """
+        names = [name for name, _ in zip(self._queue, range(ROUND), strict=False)]
+        for name in names:
+            del self._queue[name]
+        try:
+            await self._work_on(names)
+        except (MoodleError, *_STORE_AWAY, asyncio.CancelledError):
+            self._queue = dict.fromkeys([*names, *self._queue])
+            raise
+        except Exception:
+            log.exception("a round for Moodle failed; its records are tried one by one", tenant=self._tenant)
+            await self._one_by_one(names)
+
+    async def _one_by_one(self, names: list[Name]) -> None:
+        """One of these cannot be worked on; the others can."""
+        for number, name in enumerate(names):
+            try:
+                await self._work_on([name])
+            except (MoodleError, *_STORE_AWAY, asyncio.CancelledError):
+                self._queue = dict.fromkeys([*names[number:], *self._queue])
+                raise
+            except Exception:
+                log.exception("a record cannot be brought to Moodle", tenant=self._tenant, name=name)
+                await self._park(name, ("error", "the ledger could not work on it: its log says more"))
+
+    async def _park(self, name: Name, reason: Reason) -> None:
+        wanted = Wanted(self._settings, await self._rows([name]))
+        student = self._student(wanted, name)
+        report = Report(name, wanted.asked(name), {"call": None}, reason=reason, student=student)
+        await self._report([report])
+
+    async def _rows(self, names: Iterable[Name]) -> dict[Name, Row | None]:
+        rows: dict[Name, Row | None] = {}
+        async with self._database.transaction(self._tenant, snapshot=True) as connection:
+            await read(connection, self._tenant, names, rows)
+        return rows
+
+    async def _work_on(self, names: list[Name]) -> None:
+        rows = await self._rows(names)
+        wanted = Wanted(self._settings, rows)
+        todo = [name for name in names if name in self._forced or wanted.status(name) == QUEUED]
+        if not todo:
+            return
+        self._site.begin()
+        if self._own_id is None or self.trouble is not None:
+            self._own_id = await prepare(self._site)
+        if len(self._users) + len(self._courses) > _CACHED:
+            self._users, self._courses = {}, {}
+
+        async def load(more: Iterable[Name]) -> None:
+            async with self._database.transaction(self._tenant, snapshot=True) as connection:
+                await read(connection, self._tenant, more, rows)
+
+        enrollments = await self._sharing([name for name in todo if name[0] == "enrollment"], wanted, load)
+        planner = Planner(
+            self._site, wanted, load, own_id=self._own_id, users=self._users, courses=self._courses
+        )
+        plan = await planner.make(
+            [zoho_id for entity, zoho_id in todo if entity == "student"],
+            [name for name in todo if name[0] in ("class", "program")],
+            enrollments,
+        )
+        acts = Acts(self._site, planner, wanted)
+        await acts.carry_out(plan, self._report)
+        self._forced.difference_update(names)
+        await self._after(acts, wanted, [blocked.name for blocked in plan.blocked])
+
+    async def _sharing(self, todo: list[Name], wanted: Wanted, load: Any) -> list[str]:
+        """These enrollments and all others of their students, who may share a seat."""
+        students = {s for name in todo if (s := self._student(wanted, name))}
+        async with self._database.transaction(self._tenant, snapshot=True) as connection:
+            all_ = await dependents(connection, self._tenant, [("student", s) for s in sorted(students)])
+        others = [name for name in all_ if name[0] == "enrollment"]
+        await load(others)
+        return [zoho_id for _, zoho_id in dict.fromkeys([*todo, *others])]
+
+    def _student(self, wanted: Wanted, name: Name) -> str | None:
+        row = wanted.row(name) if name[0] == "enrollment" else None
+        return row.fields.get("student_zoho_id") if row is not None else None
+
+    async def _after(self, acts: Acts, wanted: Wanted, blocked: list[Name]) -> None:
+        for name in acts.again:
+            self._tries[name] += 1
+            if self._tries[name] < TRIES:
+                self._queue[name] = None
+                self._forced.add(name)
+            else:
+                said = "its account or its course in Moodle was there and then gone, again and again"
+                await self._park(name, (REFUSED_BY_MOODLE + "gone", said))
+        for entity, zoho_id in blocked:
+            if entity == "student":
+                self._wait_for_email(wanted, zoho_id)
+        for email in acts.freed:
+            for zoho_id in self._waiting_for_email.pop(email, ()):
+                self._queue["student", zoho_id] = None
+                self._forced.add(("student", zoho_id))
+
+    def _wait_for_email(self, wanted: Wanted, zoho_id: str) -> None:
+        """A student whom Moodle refused gets another chance when the address is free."""
+        user = wanted.user(zoho_id)
+        if user is not None and (email := user.values.get("email")):
+            self._waiting_for_email.setdefault(email.lower(), set()).add(zoho_id)
