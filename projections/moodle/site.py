@@ -29,6 +29,8 @@ _FEW = 4
 _FIELDS_LEFT = MOST_FIELDS - 20  # for the control fields and what is not an item
 _PAGE = 1_000
 _RACE = "dmlwriteexception"
+_ID_DIGITS = 18
+"""Ids with more digits may not fit Moodle's database."""
 
 
 class Account(msgspec.Struct, rename={"first_name": "firstname", "last_name": "lastname"}):
@@ -106,7 +108,9 @@ class _Warnings(msgspec.Struct):
 
 
 class Site:
-    """One Moodle. Every method raises `AwayError` and `MisconfiguredError`."""
+    """One Moodle. Every method raises `AwayError` and `MisconfiguredError`; those that read raise
+    `RefusedError` where Moodle does not let itself be asked.
+    """
 
     def __init__(self, client: MoodleClient, settings: MoodleSettings) -> None:
         self._client = client
@@ -149,8 +153,10 @@ class Site:
         function, (field, value) = "core_course_get_courses_by_field", place
         try:
             answer = await self._client.call(function, field=field, value=value)
-        except RefusedError:  # an id that no course can have
-            return None
+        except RefusedError:
+            if field == "id" and len(value) > _ID_DIGITS:
+                return None
+            raise
         found = [c for c in _read(_Courses, answer, function).courses if c.id != FRONT_PAGE]
         if field == "idnumber":  # shown to those who may change courses
             found = [c for c in found if c.idnumber in ("", value)]
@@ -247,10 +253,14 @@ class Site:
             bad = {w.itemid: w.warningcode for w in warnings}
             return [_refused(bad[u["id"]]) if u["id"] in bad else None for u in some]
 
-        async def or_alone(some: Sequence[dict[str, Any]]) -> list[RefusedError | None]:
+        async def or_alone(
+            some: Sequence[dict[str, Any]], *, again: bool = False
+        ) -> list[RefusedError | None]:
             try:
                 return await update(some)
             except RefusedError as error:
+                if error.code == _RACE and not again:
+                    return await or_alone(some, again=True)
                 if len(some) == 1:
                     return [error]
                 return [result for user in some for result in await or_alone([user])]
