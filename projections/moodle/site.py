@@ -138,7 +138,7 @@ class Site:
                 list[Account], await self._client.call(function, field=field, values=list(some)), function
             )
 
-        parts = parts_of([v for v in dict.fromkeys(values) if v], self._settings.batch)
+        parts = parts_of([v for v in dict.fromkeys(values) if v], self.at_once(1))
         return [account for some in await together(look, parts) for account in some]
 
     async def holders_of(self, email: str) -> list[Account]:
