@@ -8,13 +8,15 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
-from projections.moodle.client import MoodleError
-from projections.moodle.whole import Whole
-from projections.moodle.worker import Worker
+from projections.moodle.client import AwayError, MoodleError
+from projections.moodle.report import Report, Reporter
+from projections.moodle.site import FoundCourse, Site
 from tests.harness import Ledger
-from tests.integration.test_moodle import College, student
+from tests.integration.test_moodle import student
+from tests.moodle.college import Persistent
 from tests.moodle.double import MoodleDouble
 from tests.moodle.faults import Fault
 from tests.moodle.outcomes import ITEMS, told, written
@@ -35,57 +37,6 @@ def moodle(shared_moodle: MoodleDouble) -> Iterator[MoodleDouble]:
     yield shared_moodle
     shared_moodle.let_go()
     shared_moodle.listen()
-
-
-class Persistent(College):
-    """A college whose worker stays the same, whatever its Moodle does."""
-
-    def __init__(self, ledger: Ledger, moodle: MoodleDouble, **settings: Any) -> None:
-        super().__init__(ledger, moodle, **settings)
-        self.worker = self._new_worker()
-
-    def _new_worker(self) -> Worker:
-        return Worker(self.ledger.database, self.ledger.tenant, self.settings, self.ledger.lane)
-
-    async def restart(self) -> None:
-        """Another process takes over."""
-        await self.worker.close()
-        self.worker = self._new_worker()
-
-    async def through(self) -> list[MoodleError]:
-        """Settles, again after each error, when Moodle can be reached again; the errors."""
-        errors: list[MoodleError] = []
-        while True:
-            try:
-                await self.worker.settle()
-            except MoodleError as error:
-                errors.append(error)
-                assert len(errors) < 5, errors
-                self.moodle.listen()
-                self.moodle.restore_token()
-            else:
-                return errors
-
-    async def plan(self) -> dict[str, list[Any]]:
-        """The kinds of things that a whole plan finds to do."""
-        whole = Whole(self.ledger.database, self.ledger.tenant, self.settings)
-        try:
-            plan, _, _ = await whole.plan(await whole.rows())
-        finally:
-            await whole.client.close()
-        return {kind: items for kind, items in plan.document().items() if items}
-
-    def accounts(self) -> Counter[str]:
-        """How many accounts there are by idnumber."""
-        return Counter(user.idnumber for user in self.moodle.site.live_users() if user.idnumber)
-
-    def seats(self) -> dict[tuple[str, str], bool]:
-        """By the idnumbers of course and account, whether the seat is suspended."""
-        tables = self.moodle.site.tables
-        return {
-            (tables.courses[course].idnumber, tables.users[user].idnumber): suspended
-            for (course, user), suspended in self.moodle.site.seats().items()
-        }
 
 
 @pytest.fixture
@@ -205,3 +156,170 @@ async def test_a_fault_at_any_call(
     answered = [call for call in calls if call is not hit and call.status == 200 and not call.errorcode]
     news = Counter(t.key for t in await told(ledger)) - before
     assert not written(answered) - news, "an outcome is not in the ledger"
+
+
+MANY = [f"S{number}" for number in range(9)]
+
+
+async def test_a_bad_account_in_a_batch(ledger: Ledger, moodle: MoodleDouble, make: Any) -> None:
+    """Moodle makes none of a batch in which one username is taken; all but that one are made."""
+    moodle.site.add_user(username="s4@college.test", email="other@college.test", idnumber="OTHER")
+    college = make()
+    await ledger.post("students", *map(student, MANY))
+    await college.through()
+    assert college.accounts() == Counter([*MANY, "OTHER"]) - Counter(["S4"])
+    found = {s: await college.reason("student", s) for s in MANY}
+    assert found.pop("S4") == ("FAILED", "id_of_another")
+    assert set(found.values()) == {("SYNCED", None)}
+
+
+async def test_a_bad_change_in_a_batch(ledger: Ledger, moodle: MoodleDouble, make: Any) -> None:
+    """An administrator's account is not to be changed; the others are."""
+    admin = moodle.site.tables.users[2]
+    moodle.site.tables.users[2] = msgspec.structs.replace(admin, idnumber="S4")
+    college = make()
+    await ledger.post("students", *map(student, MANY))
+    await college.through()
+    await ledger.post("students", *({"id": s, "Last_Name": "Changed"} for s in MANY))
+    await college.through()
+    assert await college.reason("student", "S4") == ("FAILED", "moodle_usernotupdatedadmin")
+    changed = {u.idnumber: u.lastname for u in moodle.site.live_users() if u.idnumber}
+    assert changed.pop("S4") == "User"
+    assert changed == dict.fromkeys((s for s in MANY if s != "S4"), "Changed")
+
+
+async def test_a_bad_course_in_a_batch(ledger: Ledger, moodle: MoodleDouble, make: Any) -> None:
+    """A course that the token cannot see has the idnumber of one; the others are made."""
+    sync = moodle.site.tokens["sync"]
+    sync.capabilities -= {"moodle/course:viewhiddencourses"}
+    moodle.site.add_course(idnumber="C4", visible=0)
+    college = make(create_courses=True)
+    names = [f"C{number}" for number in range(9)]
+    await ledger.post("classes", *({"id": name, "Class_Name": name} for name in names))
+    await college.through()
+    found = {name: await college.reason("class", name) for name in names}
+    assert found.pop("C4") == ("FAILED", "moodle_courseidnumbertaken")
+    assert set(found.values()) == {("SYNCED", None)}
+
+
+@pytest.mark.parametrize("on_withdraw", ["suspend", "unenrol"])
+async def test_a_bad_seat_in_a_batch(
+    ledger: Ledger, moodle: MoodleDouble, make: Any, on_withdraw: str
+) -> None:
+    """A course without manual enrolment gives and takes no seat; those in others are given and taken."""
+    courses = [f"C{number}" for number in range(4)]
+    ids = {name: moodle.site.add_course(idnumber=name, shortname=name) for name in courses}
+    college = make(on_withdraw=on_withdraw)
+    await ledger.post("students", *map(student, MANY))
+    await ledger.post("classes", *({"id": name, "Class_Name": name} for name in courses))
+    pairs = {f"E{s}{c}": (c, s) for s in MANY for c in courses}
+    bad = {e for e, (c, _) in pairs.items() if c == "C2"}
+    moodle.site.change_course(ids["C2"], manual_enrol=False)
+    await ledger.post("enrollments", *({"id": e, "Student": s, "Class": c} for e, (c, s) in pairs.items()))
+    await college.through()
+    good = {pairs[e]: False for e in pairs if e not in bad}
+    assert college.seats() == good
+    for e in pairs:
+        assert await college.reason("enrollment", e) == (
+            ("FAILED", "moodle_wsnoinstance") if e in bad else ("SYNCED", None)
+        )
+    moodle.site.change_course(ids["C2"], manual_enrol=True)
+    moodle.site.change_course(ids["C3"], manual_enrol=False)
+    await ledger.post("enrollments", *({"id": e, "status": "Withdrawn"} for e in pairs))
+    await college.through()
+    stuck = {key: False for key in good if key[0] == "C3"}
+    left = {key: True for key in good if key[0] != "C3"} if on_withdraw == "suspend" else {}
+    assert college.seats() == {**stuck, **left}
+    for e, (c, _) in pairs.items():
+        assert await college.reason("enrollment", e) == (
+            ("FAILED", "moodle_wsnoinstance") if c == "C3" else ("SYNCED", None)
+        )
+
+
+@pytest.mark.parametrize("most", [99, 100, 101, 102, 150])
+async def test_a_site_that_drops_fields(ledger: Ledger, moodle: MoodleDouble, make: Any, most: int) -> None:
+    """PHP's max_input_vars drops what is too much without a word: that is noticed, and once it is as
+    Moodle demands, everybody has one account and one seat.
+    """
+    college = make()
+    names = [f"S{number}" for number in range(40)]
+    moodle.site.add_course(idnumber="C", shortname="C")
+    await ledger.post("students", *map(student, names))
+    await ledger.post("classes", {"id": "C", "Class_Name": "C"})
+    await ledger.post("enrollments", *({"id": f"E{s}", "Student": s, "Class": "C"} for s in names))
+    moodle.site.settings.max_input_vars = most
+    with pytest.raises(MoodleError):
+        await college.worker.settle()
+    moodle.site.settings.max_input_vars = 5000
+    await college.through()
+    assert college.accounts() == Counter(names)
+    assert college.seats() == {("C", s): False for s in names}
+    assert await college.plan() == {}
+
+
+async def test_silently_dropped_seats_are_counted(ledger: Ledger, moodle: MoodleDouble, make: Any) -> None:
+    """Seats that Moodle said it gave, and did not give, are not reported as given."""
+    college = make()
+    names = [f"S{number}" for number in range(40)]
+    moodle.site.add_course(idnumber="C", shortname="C")
+    await ledger.post("students", *map(student, names))
+    await ledger.post("classes", {"id": "C", "Class_Name": "C"})
+    await college.through()
+    await ledger.post("enrollments", *({"id": f"E{s}", "Student": s, "Class": "C"} for s in names))
+    carry_out = moodle.site.call
+
+    def forgetful(function: str | None, params: Any, token: str | None) -> Any:
+        if function == "enrol_manual_enrol_users":
+            seats = list(params["enrolments"].items())
+            params = {"enrolments": dict(seats[:16])}
+        return carry_out(function, params, token)
+
+    moodle.site.call = forgetful  # type: ignore[method-assign,assignment]
+    with pytest.raises(AwayError, match="max_input_vars"):
+        await college.worker.settle()
+    assert {(await college.reason("enrollment", f"E{s}"))[0] for s in names} == {"QUEUED"}
+    moodle.site.call = carry_out  # type: ignore[method-assign]
+    await college.through()
+    assert college.seats() == {("C", s): False for s in names}
+
+
+async def test_batches_of_any_size_fit_a_call(ledger: Ledger, moodle: MoodleDouble, make: Any) -> None:
+    """MOODLE_BATCH may be set to more than a call to Moodle may have."""
+    college = make(batch=10_000)
+    names = [f"S{number}" for number in range(900)]
+    await ledger.post("students", *({"id": name, "status": "Active"} for name in names))
+    await college.through()
+    assert await college.reason("student", names[-1]) == ("FAILED", "no_email")
+    assert (await college.plan()).keys() == {"blocked"}
+
+
+class BrokenSite(Site):
+    """A site on which a defect of the ledger's own shows: it fails on one course."""
+
+    async def course_at(self, place: Any) -> FoundCourse | None:
+        if place == ("idnumber", "C2"):
+            raise ZeroDivisionError
+        return await super().course_at(place)
+
+
+async def test_a_defect_parks_one_record(ledger: Ledger, moodle: MoodleDouble, make: Any) -> None:
+    """Records on which the ledger itself fails are parked with a report, and the others go on."""
+    college = make()
+    for name in ("C1", "C2"):
+        moodle.site.add_course(idnumber=name, shortname=name)
+        await ledger.post("classes", {"id": name, "Class_Name": name})
+    await ledger.post("students", student("S1"), student("S2"))
+    await ledger.post("enrollments", *({"id": f"E{n}", "Student": f"S{n}", "Class": f"C{n}"} for n in (1, 2)))
+    college.worker._site = BrokenSite(college.worker._client, college.settings.moodle)
+    await college.through()
+    assert college.accounts() == Counter(["S1", "S2"])
+    assert college.seats() == {("C1", "S1"): False}
+    assert await college.reason("class", "C2") == ("FAILED", "error")
+    assert await college.reason("enrollment", "E2") == ("FAILED", None), "its class has no course"
+    assert await college.reason("enrollment", "E1") == ("SYNCED", None)
+    await college.restart()
+    again = [Report(("class", "C2"), None, {"call": None}, again=True)]
+    await Reporter(ledger.lane, ledger.tenant, moodle.url)(again, source="cli")
+    await college.through()
+    assert college.seats() == {("C1", "S1"): False, ("C2", "S2"): False}
+    assert await college.plan() == {}
