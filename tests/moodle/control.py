@@ -22,7 +22,7 @@ class Control:
 
     def answer(self, method: str, path: str, body: bytes) -> Any:
         """Does what is asked; bodies and answers are JSON."""
-        given = json.loads(body) if body else None
+        given: Any = json.loads(body) if body else None
         with self._double.locked():
             match method, path.removeprefix("/_double/"):
                 case "GET", "state":

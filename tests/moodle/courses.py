@@ -8,7 +8,7 @@ import msgspec
 
 from tests.moodle.call import SITE_COURSE, Context, Function
 from tests.moodle.errors import MoodleError, failure, invalid_parameter, missing_record
-from tests.moodle.shapes import INT, PLUGIN, RAW, TEXT, Many, Struct, boolean, maybe
+from tests.moodle.shapes import INT, PLUGIN, RAW, TEXT, Many, Shape, Struct, boolean, maybe
 from tests.moodle.tables import Category, Course
 from tests.moodle.users import check_lengths
 
@@ -16,7 +16,7 @@ LIMITS = {"fullname": 254, "shortname": 255, "idnumber": 100}
 YEAR = 365 * 86_400
 COLUMNS = frozenset(Course.__struct_fields__)
 
-OPTIONAL_FIELDS = {
+OPTIONAL_FIELDS: dict[str, Shape] = {
     "idnumber": maybe(RAW),
     "summary": maybe(RAW),
     "summaryformat": maybe(INT),

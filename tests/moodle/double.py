@@ -114,6 +114,7 @@ class MoodleDouble:
         self._workers_limit = workers_limit
         self._plans = Plans()
         self._lock = threading.RLock()
+        self._arrived = threading.Condition(self._lock)
         self._up = threading.Event()
         self._thread = threading.Thread(target=self._run, name="moodle-double", daemon=True)
         self._revoked: str | None = None
@@ -204,6 +205,12 @@ class MoodleDouble:
                 self.site.tokens["sync"].value = self._revoked
                 self._revoked = None
 
+    def wait_for_calls(self, count: int, seconds: float = 10) -> None:
+        """Returns when so many calls have come in since the last reset."""
+        with self._arrived:
+            if not self._arrived.wait_for(lambda: len(self.calls) >= count, seconds):
+                raise TimeoutError(f"{len(self.calls)} calls in {seconds} seconds")
+
     def let_go(self) -> None:
         """Ends the waiting of calls that hang."""
         self._loop.call_soon_threadsafe(self._release)
@@ -267,12 +274,16 @@ class MoodleDouble:
         with self._lock:
             self.calls.append(call)
             fault = self._plans.next(request.function)
+            released = self._released
+            self._arrived.notify_all()
         if cost := self.call_seconds + self.item_seconds * call.items:
             await asyncio.sleep(cost)
         reply = await self._reply(request, fault)
-        call.errorcode = reply and reply.errorcode
-        call.status = reply and reply.status
+        if reply is not None:
+            call.status, call.errorcode = reply.status, reply.errorcode
         call.finished = time.monotonic()
+        if fault in {Fault.timeout_before, Fault.timeout_after}:
+            await hang(receive, released)
         await self._answer(reply, fault, transport, receive, send)
 
     async def _reply(self, request: Request, fault: Fault | None) -> Reply | None:
@@ -327,8 +338,6 @@ class MoodleDouble:
         """Sends a reply as well as the fault lets it."""
         if fault is Fault.refused:
             await self._refuse()
-        if fault in {Fault.timeout_before, Fault.timeout_after}:
-            await self._hang(receive)
         if reply is None:
             transport.abort()
             await gone(receive)
@@ -344,20 +353,14 @@ class MoodleDouble:
         else:
             await respond(send, reply)
 
-    async def _hang(self, receive: Receive) -> None:
-        """Until the client is gone, or the test lets go."""
-        waiting = [asyncio.create_task(self._released.wait()), asyncio.create_task(gone(receive))]
-        _, pending = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        for task in pending:
-            task.cancel()
-
 
 GARBAGE = b"<br />\n<b>Fatal error</b>:  Allowed memory size of 134217728 bytes exhausted<br />\n"
 
 
 def listening_socket(port: int) -> socket.socket:
     """A socket to accept connections on; port 0 is any free one."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # asyncio sends without delay only where the protocol is named
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((LOOPBACK, port))
     listener.listen(128)
@@ -398,6 +401,14 @@ async def trickle(send: Send, reply: Reply, seconds: float) -> None:
         await asyncio.sleep(seconds / len(pieces))
         await send({"type": "http.response.body", "body": piece, "more_body": True})
     await send({"type": "http.response.body", "body": b""})
+
+
+async def hang(receive: Receive, released: asyncio.Event) -> None:
+    """Until the client is gone, or the test lets go."""
+    waiting = [asyncio.create_task(released.wait()), asyncio.create_task(gone(receive))]
+    _, pending = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
 
 
 async def gone(receive: Receive) -> None:

@@ -166,10 +166,12 @@ class Site:
         """The function, if Moodle has it and the token's service contains it."""
         if not name:
             raise invalid_parameter("Missing function name")
-        if name not in FUNCTIONS:
+        if name not in WIDE_FUNCTIONS:
             raise missing_record("external_functions", name)
         if not self.settings.service_enabled or name not in self.functions_of(caller):
             raise access_denied(NOT_IN_SERVICE.format(name))
+        if name not in FUNCTIONS:
+            raise NotImplementedError(name)
         return FUNCTIONS[name]
 
     def functions_of(self, token: Token) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ from tests.moodle.shapes import (
     TEXT,
     USERNAME,
     Many,
+    Shape,
     Struct,
     Value,
     boolean,
@@ -71,7 +72,7 @@ VG VI VN VU WF WS YE YT ZA ZM ZW
 COUNTRIES = frozenset(COUNTRY_CODES.split())
 
 TYPE_AND_VALUE = Struct({"type": RAW, "value": RAW})
-PROFILE = {
+PROFILE: dict[str, Shape] = {
     "auth": maybe(PLUGIN),
     "password": maybe(RAW),
     "maildisplay": maybe(INT),

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,15 +17,17 @@ import msgspec
 import pytest
 
 from tests.moodle import scenes
-from tests.moodle.double import REST, Call, MoodleDouble
+from tests.moodle.double import REST, MoodleDouble
 from tests.moodle.faults import Fault
 from tests.moodle.recordings import Recording, differences, recordings, tags
 from tests.moodle.renaming import Renaming
 from tests.moodle.scenes import Scene, World
 from tests.moodle.settings import WIDE_FUNCTIONS
 from tests.moodle.site import Site
+from tests.moodle.tables import Enrolment
 
 SEED = os.environ.get("MOODLE_SEED") or str(random.SystemRandom().randrange(1 << 32))
+ROOT = Path(__file__).resolve().parent.parent.parent
 RECORDED = recordings()
 
 # the recorded integration called itself "sync" and was an administrator
@@ -205,12 +211,19 @@ FAMILIES: list[tuple[Given, str]] = [
         unenrol_not_enrolled_ok get_course_groups_none
         """,
     ),
+    (
+        Given(scenes.participants, after=("enrol_ok",)),
+        "enrol_second_role_adds_role enrol_twice_ok_idempotent",
+    ),
+    (
+        Given(scenes.enrolled, after=("enrol_suspended_user_again_without_suspend_reactivates",)),
+        "enrol_suspend_existing",
+    ),
     (Given(scenes.without_course), "err_enrol_deleted_course"),
     (
         Given(scenes.enrolled),
         """
-        enrol_second_role_adds_role enrol_suspend_existing
-        enrol_suspended_user_again_without_suspend_reactivates enrol_twice_ok_idempotent
+        enrol_suspended_user_again_without_suspend_reactivates
         enrol_without_times_clears_times get_enrolled_users_ok get_users_courses_ok
         get_users_courses_suspended_enrolment unenrol_ok unenrol_suspended_account_ok
         unenrol_with_roleid_removes_all_roles
@@ -501,12 +514,12 @@ def send(client: httpx.Client, site: Site, recording: Recording, renaming: Renam
     """Makes a recorded call under other names."""
     if recording.name == "err_bearer_header_and_json_body":
         return client.post(REST, headers={"Authorization": "Bearer x"}, json={"wsfunction": "x"})
-    control = {
+    given = {
         "wstoken": token_of(site, recording.token_kind or "sync"),
         "wsfunction": recording.wsfunction,
         "moodlewsrestformat": recording.moodlewsrestformat,
     }
-    control = {key: value for key, value in control.items() if value is not None}
+    control = {key: value for key, value in given.items() if value is not None}
     params = renaming.request(recording.wsfunction or "", recording.params)
     if recording.name == "err_json_body_ignored":
         return client.post(REST, params=control, json={"wsfunction": "core_user_get_users"})
@@ -552,18 +565,44 @@ def mismatch(recording: Recording, response: httpx.Response, renaming: Renaming)
     return found + differences(without_order(recording, expected), without_order(recording, actual))
 
 
-@pytest.mark.parametrize("name", sorted(GIVEN))
-def test_answers_as_recorded(name: str, double: MoodleDouble, client: httpx.Client) -> None:
+def replay(name: str, double: MoodleDouble, client: httpx.Client) -> tuple[httpx.Response, Renaming]:
+    """Sets the scene for a recorded call and makes it."""
     given, recording, renaming = GIVEN[name], RECORDED[name], Renaming(f"{SEED} {name}")
     site = recorded_site(double)
     world = set_up(site, given, recording, renaming)
     for earlier in given.after:
-        call = UNRECORDED.get(earlier) or RECORDED[earlier]
-        prepare_ids(world, call)
-        send(client, site, call, renaming)
+        made_before = UNRECORDED.get(earlier) or RECORDED[earlier]
+        prepare_ids(world, made_before)
+        send(client, site, made_before, renaming)
     prepare_ids(world, recording)
-    response = send(client, site, recording, renaming)
-    assert not mismatch(recording, response, renaming), f"MOODLE_SEED={SEED}"
+    return send(client, site, recording, renaming), renaming
+
+
+@pytest.mark.parametrize("name", sorted(GIVEN))
+def test_answers_as_recorded(name: str, double: MoodleDouble, client: httpx.Client) -> None:
+    response, renaming = replay(name, double, client)
+    assert not mismatch(RECORDED[name], response, renaming), f"MOODLE_SEED={SEED}"
+
+
+@pytest.mark.parametrize(
+    ("name", "user_id", "enrolment"),
+    [
+        ("enrol_ok", 6, Enrolment()),
+        ("enrol_second_role_adds_role", 6, Enrolment(roles=(4, 5))),
+        ("enrol_suspend_existing", 8, Enrolment(suspended=True)),
+        ("enrol_suspended_user_again_without_suspend_reactivates", 8, Enrolment()),
+        ("enrol_timeend_in_past_ok", 11, Enrolment(timestart=1767224600, timeend=1767225100)),
+        ("enrol_without_times_clears_times", 7, Enrolment()),
+        ("unenrol_ok", 10, None),
+        ("unenrol_with_roleid_removes_all_roles", 6, None),
+    ],
+)
+def test_effects_of_calls_that_answer_null(
+    name: str, user_id: int, enrolment: Enrolment | None, double: MoodleDouble, client: httpx.Client
+) -> None:
+    _, renaming = replay(name, double, client)
+    key = renaming.id("course", 2), renaming.id("user", user_id)
+    assert double.site.tables.enrolments.get(key) == enrolment
 
 
 # calls that are recorded by what was sent and what came back, in words
@@ -659,3 +698,165 @@ def enrolments(double: MoodleDouble, count: int) -> dict[str, Any]:
     """A call that enrols so many users, who are not enrolled yet."""
     people = crowd(double.site, Large(count, enrol_all))
     return {"function": "enrol_manual_enrol_users", "params": dict(enrol_all(people))}
+
+
+def test_a_client_that_gives_up_has_its_call_carried_out(double: MoodleDouble, client: httpx.Client) -> None:
+    wanted = enrolments(double, 60)
+    double.fail(Fault.timeout_after)
+    with pytest.raises(httpx.ReadTimeout):
+        call(client, double, **wanted, timeout=0.15)
+    assert len(double.site.seats()) == 60
+
+
+def test_a_server_killed_in_a_call_has_done_nothing(double: MoodleDouble, client: httpx.Client) -> None:
+    wanted = enrolments(double, 400)
+    double.fail(Fault.reset_before)
+    with pytest.raises(httpx.RemoteProtocolError):
+        call(client, double, **wanted)
+    assert not double.site.seats()
+    assert call(client, double, **wanted).json() is None
+
+
+@pytest.mark.parametrize(
+    ("fault", "raised", "applied"),
+    [
+        (Fault.reset_before, httpx.RemoteProtocolError, False),
+        (Fault.reset_after, httpx.RemoteProtocolError, True),
+        (Fault.timeout_before, httpx.ReadTimeout, False),
+        (Fault.timeout_after, httpx.ReadTimeout, True),
+    ],
+)
+def test_cut_calls(
+    double: MoodleDouble,
+    client: httpx.Client,
+    fault: Fault,
+    raised: type[httpx.HTTPError],
+    *,
+    applied: bool,
+) -> None:
+    wanted = enrolments(double, 1)
+    double.fail(fault)
+    with pytest.raises(raised):
+        call(client, double, **wanted, timeout=0.1)
+    assert bool(double.site.seats()) is applied
+    assert [one.items for one in double.calls] == [1]
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "errorcode", "applied"),
+    [
+        (Fault.http_503_html, 503, None, False),
+        (Fault.garbage_before, 200, None, False),
+        (Fault.garbage_after, 200, None, True),
+        (Fault.empty_200, 200, None, False),
+        (Fault.token_revoked, 200, "invalidtoken", False),
+        (Fault.dmlwriteexception, 200, "dmlwriteexception", False),
+        (Fault.dbconnectionfailed, 200, "dbconnectionfailed", False),
+        (Fault.sitemaintenance, 200, "sitemaintenance", False),
+        (Fault.upgraderunning, 200, "upgraderunning", False),
+    ],
+)
+def test_wrong_answers(
+    double: MoodleDouble,
+    client: httpx.Client,
+    fault: Fault,
+    status: int,
+    errorcode: str | None,
+    *,
+    applied: bool,
+) -> None:
+    wanted = enrolments(double, 1)
+    token = double.token
+    double.fail(fault)
+    response = call(client, double, **wanted)
+    assert response.status_code == status
+    assert bool(double.site.seats()) is applied
+    assert double.calls[0].errorcode == errorcode
+    if errorcode is None:
+        with pytest.raises(json.JSONDecodeError):
+            response.json()
+    else:
+        assert response.json()["errorcode"] == errorcode
+    double.restore_token()
+    assert double.token == token
+    assert call(client, double, **wanted).json() is None
+
+
+def test_a_slow_answer_is_whole(double: MoodleDouble, client: httpx.Client) -> None:
+    double.slow_seconds = 0.05
+    double.fail(Fault.slow)
+    assert site_info(client, double).json() == site_info(client, double).json()
+
+
+def test_a_closed_port_opens_again(double: MoodleDouble, client: httpx.Client) -> None:
+    double.fail(Fault.refused)
+    with pytest.raises(httpx.RemoteProtocolError):
+        site_info(client, double)
+    with pytest.raises(httpx.ConnectError):
+        site_info(client, double)
+    double.listen()
+    assert site_info(client, double).json()["sitename"]
+
+
+def test_a_fault_hits_the_nth_call_of_a_function(double: MoodleDouble, client: httpx.Client) -> None:
+    double.fail(Fault.dmlwriteexception, "core_webservice_get_site_info", nth=2, times=2)
+    call(client, double, "core_course_get_categories")
+    codes = [site_info(client, double).json().get("errorcode") for _ in range(4)]
+    assert codes == [None, "dmlwriteexception", "dmlwriteexception", None]
+
+
+def test_a_hanging_call_is_answered_when_let_go(double: MoodleDouble, client: httpx.Client) -> None:
+    wanted = enrolments(double, 1)
+    double.fail(Fault.timeout_after)
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(call, client, double, **wanted)
+        double.wait_for_calls(1)
+        double.let_go()
+        assert answer.result().json() is None
+
+
+def test_workers_are_limited_and_items_cost() -> None:
+    with (
+        MoodleDouble(call_seconds=0.02, item_seconds=0.02, workers_limit=1) as double,
+        httpx.Client(base_url=double.url) as client,
+    ):
+        wanted = enrolments(double, 2)
+        with ThreadPoolExecutor() as pool:
+            answers = [pool.submit(call, client, double, **wanted) for _ in range(2)]
+        assert [answer.result().json() for answer in answers] == [None, None]
+        first, second = double.calls
+    assert first.finished is not None
+    assert first.finished - first.started >= 0.06
+    assert second.started >= first.finished
+
+
+def test_a_double_in_a_process_of_its_own() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.moodle.double", "--token", "t" * 32],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        said = json.loads(process.stdout.readline())
+        with httpx.Client(base_url=said["url"]) as client:
+            [user_id] = client.post("/_double/users", json=[{"idnumber": "1"}]).json()
+            [course_id] = client.post("/_double/courses", json=[{"idnumber": "C"}]).json()
+            client.post("/_double/enrolments", json=[{"course_id": course_id, "user_id": user_id}])
+            client.post("/_double/settings", json={"debug": True, "call_seconds": 0.01})
+            client.post("/_double/fail", json={"fault": "dmlwriteexception"})
+            query = {
+                "wstoken": said["token"],
+                "wsfunction": "core_enrol_get_enrolled_users",
+                "moodlewsrestformat": "json",
+                "courseid": str(course_id),
+            }
+            assert client.get(REST, params=query).json()["debuginfo"]
+            assert [row["id"] for row in client.get(REST, params=query).json()] == [user_id]
+            state = client.get("/_double/state").json()
+            assert state["enrolments"][0]["user_id"] == user_id
+            assert [one["errorcode"] for one in client.get("/_double/calls").json()] == [
+                "dmlwriteexception",
+                None,
+            ]
+        process.terminate()
