@@ -24,6 +24,7 @@ from tests.moodle.errors import MoodleError
 from tests.moodle.faults import Fault, Plan, Plans
 from tests.moodle.form import Form, flatten, parse_body, parse_query
 from tests.moodle.replies import MAINTENANCE_PAGE, NOT_FOUND_PAGE, xml_error, xml_result
+from tests.moodle.settings import Token
 from tests.moodle.site import Site
 
 Message = MutableMapping[str, Any]
@@ -91,13 +92,16 @@ class MoodleDouble:
     """A stateful double of a Moodle site with its REST server.
 
     `token` has the rights of an integration user; `site.tokens` has the others. The
-    site may be read and changed under `locked()` while calls come in.
+    site may be read and changed under `locked()` while calls come in. `call_seconds` and
+    `item_seconds` are what a call and each of its items cost, `slow_seconds` is how long
+    a slow answer takes, and after `refused_seconds`, if given, a closed port opens again.
     """
 
     def __init__(
         self,
         *,
         port: int = 0,
+        token: str | None = None,
         call_seconds: float = 0,
         item_seconds: float = 0,
         workers_limit: int | None = None,
@@ -106,18 +110,21 @@ class MoodleDouble:
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://{LOOPBACK}:{self.port}"
         self.site = Site(self.url)
+        if token is not None:
+            self.site.tokens["sync"].value = token
         self._token_values = {name: token.value for name, token in self.site.tokens.items()}
         self.calls: list[Call] = []
         self.call_seconds = call_seconds
         self.item_seconds = item_seconds
         self.slow_seconds = 1.0
+        self.refused_seconds: float | None = None
         self._workers_limit = workers_limit
         self._plans = Plans()
         self._lock = threading.RLock()
         self._arrived = threading.Condition(self._lock)
         self._up = threading.Event()
         self._thread = threading.Thread(target=self._run, name="moodle-double", daemon=True)
-        self._revoked: str | None = None
+        self._revoked: Token | None = None
         self._control = Control(self)
 
     # lifecycle
@@ -169,7 +176,7 @@ class MoodleDouble:
     @property
     def token(self) -> str:
         """The token of the integration user."""
-        return self.site.tokens["sync"].value
+        return self._token_values["sync"]
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[Site]:
@@ -195,14 +202,13 @@ class MoodleDouble:
     def revoke_token(self) -> None:
         """Makes `token` unknown to the site, until `restore_token`."""
         with self._lock:
-            token = self.site.tokens["sync"]
-            self._revoked, token.value = token.value, ""
+            self._revoked = self.site.tokens.pop("sync", self._revoked)
 
     def restore_token(self) -> None:
         """Makes `token` known again."""
         with self._lock:
             if self._revoked is not None:
-                self.site.tokens["sync"].value = self._revoked
+                self.site.tokens["sync"] = self._revoked
                 self._revoked = None
 
     def wait_for_calls(self, count: int, seconds: float = 10) -> None:
@@ -233,6 +239,8 @@ class MoodleDouble:
         self._server.servers.clear()
         for connection in list(self._server.server_state.connections):
             connection.transport.close()
+        if self.refused_seconds is not None:
+            self._loop.call_later(self.refused_seconds, self._loop.create_task, self._listen())
 
     async def _listen(self) -> None:
         if not self._server.servers:
@@ -428,12 +436,11 @@ def main() -> None:
     arguments = parser.parse_args()
     double = MoodleDouble(
         port=arguments.port,
+        token=arguments.token,
         call_seconds=arguments.call_ms / 1000,
         item_seconds=arguments.item_ms / 1000,
         workers_limit=arguments.workers_limit,
     )
-    if arguments.token:
-        double.site.tokens["sync"].value = arguments.token
     print(json.dumps({"url": double.url, "token": double.token}), flush=True)
     asyncio.run(double.serve())
 

@@ -830,33 +830,46 @@ def test_workers_are_limited_and_items_cost() -> None:
     assert second.started >= first.finished
 
 
-def test_a_double_in_a_process_of_its_own() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.moodle.double", "--token", "t" * 32],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
+@pytest.fixture
+def process() -> Iterator[dict[str, str]]:
+    """A double as a process of its own: what it says of itself."""
+    command = [sys.executable, "-m", "tests.moodle.double", "--token", "t" * 32]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        said = json.loads(process.stdout.readline())
-        with httpx.Client(base_url=said["url"]) as client:
-            [user_id] = client.post("/_double/users", json=[{"idnumber": "1"}]).json()
-            [course_id] = client.post("/_double/courses", json=[{"idnumber": "C"}]).json()
-            client.post("/_double/enrolments", json=[{"course_id": course_id, "user_id": user_id}])
-            client.post("/_double/settings", json={"debug": True, "call_seconds": 0.01})
-            client.post("/_double/fail", json={"fault": "dmlwriteexception"})
-            query = {
-                "wstoken": said["token"],
-                "wsfunction": "core_enrol_get_enrolled_users",
-                "moodlewsrestformat": "json",
-                "courseid": str(course_id),
-            }
-            assert client.get(REST, params=query).json()["debuginfo"]
-            assert [row["id"] for row in client.get(REST, params=query).json()] == [user_id]
-            state = client.get("/_double/state").json()
-            assert state["enrolments"][0]["user_id"] == user_id
-            assert [one["errorcode"] for one in client.get("/_double/calls").json()] == [
-                "dmlwriteexception",
-                None,
-            ]
-        process.terminate()
+        try:
+            yield json.loads(process.stdout.readline())
+        finally:
+            process.terminate()
+
+
+def test_a_double_in_a_process_of_its_own(process: dict[str, str]) -> None:
+    with httpx.Client(base_url=process["url"]) as client:
+        [user_id] = client.post("/_double/users", json=[{"idnumber": "1"}]).json()
+        [course_id] = client.post("/_double/courses", json=[{"idnumber": "C"}]).json()
+        client.post("/_double/enrolments", json=[{"course_id": course_id, "user_id": user_id}])
+        client.post("/_double/settings", json={"debug": True, "call_seconds": 0.01})
+        client.post("/_double/fail", json={"fault": "dmlwriteexception"})
+        query = {
+            "wstoken": process["token"],
+            "wsfunction": "core_enrol_get_enrolled_users",
+            "moodlewsrestformat": "json",
+            "courseid": str(course_id),
+        }
+        assert client.get(REST, params=query).json()["debuginfo"]
+        assert [row["id"] for row in client.get(REST, params=query).json()] == [user_id]
+        state = client.get("/_double/state").json()
+        assert state["enrolments"][0]["user_id"] == user_id
+        errorcodes = [one["errorcode"] for one in client.get("/_double/calls").json()]
+        assert errorcodes == ["dmlwriteexception", None]
+
+
+def test_a_port_closed_for_a_while(process: dict[str, str]) -> None:
+    url = f"{process['url']}/_double/calls"
+    httpx.post(f"{process['url']}/_double/settings", json={"refused_seconds": 0.1})
+    httpx.post(f"{process['url']}/_double/fail", json={"fault": "refused"})
+    with pytest.raises(httpx.RemoteProtocolError):
+        httpx.get(f"{process['url']}{REST}")
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(url)
+    with httpx.Client(transport=httpx.HTTPTransport(retries=4)) as patient:
+        assert len(patient.get(url).json()) == 1
