@@ -35,12 +35,10 @@ from tests.moodle.shapes import (
     boolean,
     maybe,
 )
-from tests.moodle.tables import User
+from tests.moodle.tables import ADMIN, GUEST, User
 
 if TYPE_CHECKING:
     from tests.moodle.site import Site
-
-ADMIN, GUEST = 2, 1
 
 LIMITS = {
     "username": 100,
