@@ -8,7 +8,7 @@ import msgspec
 
 from tests.moodle.call import Context, Function
 from tests.moodle.errors import MoodleError, failure, invalid_parameter, missing_record
-from tests.moodle.shapes import INT, PLUGIN, RAW, TEXT, Many, Shape, Struct, boolean, maybe
+from tests.moodle.shapes import INT, PLUGIN, RAW, TEXT, Many, Shape, Struct, boolean, maybe, number
 from tests.moodle.tables import SITE_COURSE, Category, Course
 from tests.moodle.users import check_lengths
 
@@ -198,7 +198,7 @@ def get_courses_by_field(context: Context, field: str, value: str) -> dict[str, 
 
 def _by_ids(context: Context, value: str) -> list[Course]:
     """The courses of a list of ids; Moodle 4.5 stumbles over one that it does not know."""
-    found = [context.tables.courses.get(int(part)) for part in value.split(",")]
+    found = [context.tables.courses.get(number(part)) for part in value.split(",")]
     known = [course for course in found if course is not None]
     if len(known) < len(found):
         raise MoodleError("Error", None, 'Attempt to assign property "contextvalidated" on null')

@@ -250,11 +250,9 @@ class MoodleDouble:
     # HTTP
 
     async def _application(self, scope: Message, receive: Receive, send: Send) -> None:
-        body = b""
-        while (message := await receive())["type"] == "http.request":
-            body += message.get("body", b"")
-            if not message.get("more_body"):
-                break
+        body = await whole_body(receive)
+        if body is None:
+            return
         path = scope["path"]
         if path.startswith("/_double/"):
             answer = await asyncio.to_thread(self._control.answer, scope["method"], path, body)
@@ -373,6 +371,19 @@ def listening_socket(port: int) -> socket.socket:
     listener.bind((LOOPBACK, port))
     listener.listen(128)
     return listener
+
+
+async def whole_body(receive: Receive) -> bytes | None:
+    """The body of a request; None where the client did not send all of it."""
+    body = b""
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return body
 
 
 def scalar(value: Form | str | None) -> str | None:

@@ -9,7 +9,7 @@ from tests.moodle.call import Context, Function
 from tests.moodle.courses import existing_course, image_url
 from tests.moodle.errors import failure, invalid_parameter, invalid_user, lacks
 from tests.moodle.settings import COURSE_ROLES, ROLES
-from tests.moodle.shapes import INT, PLUGIN, RAW, Many, Struct, boolean, maybe
+from tests.moodle.shapes import INT, PLUGIN, RAW, Many, Struct, boolean, maybe, number
 from tests.moodle.tables import GUEST, Course, Enrolment, User
 from tests.moodle.users import details
 
@@ -92,9 +92,9 @@ class Options:
         given = {option["name"]: option["value"] for option in options}
         self.only_active = given.get("onlyactive", "0") != "0"
         self.only_suspended = given.get("onlysuspended", "0") != "0"
-        self.group_id = int(given.get("groupid", "0"))
-        self.limit_from = int(given.get("limitfrom", "0"))
-        self.limit_number = int(given.get("limitnumber", "0"))
+        self.group_id = number(given.get("groupid", ""))
+        self.limit_from = number(given.get("limitfrom", ""))
+        self.limit_number = number(given.get("limitnumber", ""))
         fields = given.get("userfields", "")
         self.user_fields = frozenset(fields.split(",")) if fields else None
 

@@ -131,9 +131,9 @@ class Site:
         """The site's time."""
         return int(self.clock())
 
-    def call(self, function: str | None, params: Form, token: str | None, *, local: bool = True) -> Any:
+    def call(self, function: str | None, params: Form, token: str | None) -> Any:
         """What a function answers; raises MoodleError where Moodle does."""
-        caller = self._authenticate(token, local=local)
+        caller = self._authenticate(token)
         described = self._function(function, caller)
         values = described.parameters.read(params, extended_usernames=self.settings.extended_username_chars)
         context = Context(self, caller)
@@ -144,7 +144,7 @@ class Site:
             self.tables = savepoint
             raise
 
-    def _authenticate(self, value: str | None, *, local: bool) -> Token:
+    def _authenticate(self, value: str | None) -> Token:
         """The token, after the checks that come before any function."""
         if self.settings.database_down:
             raise database_down()
@@ -154,7 +154,7 @@ class Site:
         if token.expired:
             del self.tokens[name]
             raise access_denied("Invalid token - token expired - check validuntil time for the token")
-        if token.ip_restricted and local:
+        if token.ip_restricted:
             raise access_denied("Invalid token - IP is not supported")
         user = self.tables.users[token.user_id]
         if self.settings.maintenance == "setting" and not token.admin:
