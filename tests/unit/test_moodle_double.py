@@ -258,7 +258,7 @@ def test_a_client_that_gives_up_has_its_call_carried_out(double: MoodleDouble, c
     wanted = enrolments(double, 60)
     double.fail(Fault.timeout_after)
     with pytest.raises(httpx.ReadTimeout):
-        call(client, double, **wanted, timeout=0.15)
+        call(client, double, **wanted, timeout=0.3)
     assert len(double.site.seats()) == 60
 
 
@@ -291,7 +291,7 @@ def test_cut_calls(
     wanted = enrolments(double, 1)
     double.fail(fault)
     with pytest.raises(raised):
-        call(client, double, **wanted, timeout=0.1)
+        call(client, double, **wanted, timeout=0.3)
     assert bool(double.site.seats()) is applied
     assert [one.items for one in double.calls] == [1]
 
@@ -419,7 +419,7 @@ def test_a_double_in_a_process_of_its_own(process: dict[str, str]) -> None:
 
 def test_a_port_closed_for_a_while(process: dict[str, str]) -> None:
     url = f"{process['url']}/_double/calls"
-    httpx.post(f"{process['url']}/_double/settings", json={"refused_seconds": 0.1})
+    httpx.post(f"{process['url']}/_double/settings", json={"refused_seconds": 0.5})
     httpx.post(f"{process['url']}/_double/fail", json={"fault": "refused"})
     with pytest.raises(httpx.RemoteProtocolError):
         httpx.get(f"{process['url']}{REST}")
