@@ -206,6 +206,10 @@ class Acts:
             await self._report(reports)
             self._count(len(part))
 
+        if self._site.unsure and users:
+            await some(users[:1])
+            await self._site.must_see(users[0].zoho_id)
+            users = users[1:]
         await together(some, parts_of(users, self._site.at_once(8)))
 
     def _password(self) -> Callable[[], dict[str, Any]]:

@@ -11,7 +11,7 @@ import msgspec
 from ledger.settings import MoodleSettings
 from projections.moodle.client import MOST_FIELDS, MisconfiguredError, MoodleClient, RefusedError
 from projections.moodle.plan import GUEST
-from projections.moodle.site import Site
+from projections.moodle.site import UNSEEN, Site
 
 FUNCTIONS = (
     "core_webservice_get_site_info",
@@ -30,10 +30,6 @@ CREATE_COURSES = "core_course_create_courses"
 
 _NOBODY = 2_000_000_000  # an id that no account has
 _GUESTS_NAME = "guest"
-_UNSEEN = (
-    "the token's user sees no other accounts by username or idnumber, so that nobody could tell who is missing: "
-    "give its role moodle/user:viewdetails and moodle/user:viewalldetails"
-)
 
 
 class Finding(msgspec.Struct):
@@ -60,7 +56,7 @@ async def prepare(site: Site) -> int:
     info = await site.info()
     sees = await sees_accounts(site)
     if sees is False:
-        raise MisconfiguredError(_UNSEEN)
+        raise MisconfiguredError(UNSEEN)
     site.unsure = sees is None
     return int(info.get("userid", 0))
 
@@ -92,9 +88,7 @@ async def check(
         findings.append(Finding("functions", True, f"all {len(needed)} are in the token's service"))
     sees = await sees_accounts(site) if "core_user_get_users_by_field" not in missing else None
     findings.append(
-        Finding(
-            "see accounts", sees, "other accounts are found by username and idnumber" if sees else _UNSEEN
-        )
+        Finding("see accounts", sees, "other accounts are found by username and idnumber" if sees else UNSEEN)
     )
     probe = _Probe(client)
     if "core_user_create_users" not in missing:

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from ledger import clock
 from projections.moodle import rules
 from projections.moodle.rules import Reason
 from projections.moodle.site import Account, Occupied, Site, together
@@ -202,12 +203,14 @@ class Planner:
         own_id: int = 0,
         users: dict[str, int] | None = None,
         courses: dict[Name, int] | None = None,
+        now: int | None = None,
     ) -> None:
         self._site = site
         self._wanted = wanted
         self._load = load
         self._whole = whole
         self._fresh = fresh
+        self._now = clock.now() // clock.SECOND if now is None else now
         self._reserved = {GUEST, own_id}
         self.users = {} if users is None else users
         self.courses = {} if courses is None else courses
@@ -467,7 +470,7 @@ class Planner:
             wishes.setdefault((place, seat.student), []).append(seat)
         wished = {(place, self.users.get(student)) for place, student in wishes}
         left = self._left(seats, wished)
-        taken = await self._taken({key for keys in left.values() for key in keys}, wishes)
+        taken = await self._taken(left, wishes)
         for (place, student), sharing in wishes.items():
             course_id = place if isinstance(place, int) else None
             self._wish(course_id, student, sharing, taken)
@@ -513,19 +516,30 @@ class Planner:
         return left
 
     async def _taken(
-        self, left: set[tuple[int, int]], wishes: dict[tuple[Any, str], list[Seat]]
+        self, left: dict[str, list[tuple[int, int]]], wishes: dict[tuple[Any, str], list[Seat]]
     ) -> dict[int, dict[int, Occupied]]:
         """Who sits where, as far as it matters."""
+        keys = {key for keys in left.values() for key in keys}
         if self._whole:
-            course_ids = sorted(
-                {place for place, _ in wishes if isinstance(place, int)} | {c for c, _ in left}
-            )
-            found = await together(self._site.seats_in, course_ids)
-            return dict(zip(course_ids, found, strict=True))
-        taken: dict[int, dict[int, Occupied]] = {}
-        for course_id, user_id in await self._site.occupied(left):
+            whole = {course_id for course_id, _ in keys} | {p for p, _ in wishes if isinstance(p, int)}
+        else:
+            whole = {key[0] for e, its in left.items() for key in its if self._sleeps(e, key)}
+        course_ids = sorted(whole)
+        found = await together(self._site.seats_in, course_ids)
+        taken = dict(zip(course_ids, found, strict=True))
+        for course_id, user_id in await self._site.occupied(key for key in keys if key[0] not in whole):
             taken.setdefault(course_id, {})[user_id] = Occupied(suspended=False)
         return taken
+
+    def _sleeps(self, enrollment: str, key: tuple[int, int]) -> bool:
+        """Whether a seat that Moodle acknowledged as active stands among the suspended ones, since its
+        time has not come yet, or is over.
+        """
+        known = self._wanted.known(("enrollment", enrollment))
+        if self._fresh or known.moodle_id != _seat_id(*key) or not _values(known.done).get("active"):
+            return False
+        start, end = _times(known.done)
+        return start >= self._now or (end != 0 and end <= self._now)
 
     def _wish(
         self, course_id: int | None, student: str, sharing: list[Seat], taken: dict[int, dict[int, Occupied]]
@@ -537,7 +551,9 @@ class Planner:
             has = taken.get(course_id or 0, {}).get(user_id or 0)
             was = "none" if has is None else "suspended" if has.suspended else "active"
             has_times = [(0, 0) if self._fresh else _times(k.done) for k in known]
-            is_open = was != "active" or has_times != [(s.start, s.end) for s in sharing]
+            is_open = was == "none" or has_times != [(s.start, s.end) for s in sharing]
+            if was == "suspended" and course_id and user_id:
+                is_open |= not all(self._sleeps(s.zoho_id, (course_id, user_id)) for s in sharing)
         else:
             was = "none"
             is_open = any(self._open(name) for name in names)
@@ -563,7 +579,8 @@ class Planner:
             open_keys = [
                 (key, has)
                 for key in left.get(seat.zoho_id, ())
-                if (has := taken.get(key[0], {}).get(key[1])) is not None and (unenrol or not has.suspended)
+                if (has := taken.get(key[0], {}).get(key[1])) is not None
+                and (unenrol or not has.suspended or self._sleeps(seat.zoho_id, key))
             ]
             for key, has in open_keys:
                 if key in given_up:
@@ -629,10 +646,14 @@ def merged_times(sharing: list[Seat]) -> tuple[int, int]:
 
 def _times(done: str | None) -> tuple[int, int]:
     """The times that Moodle acknowledged."""
-    if done is None:
-        return 0, 0
-    values = msgspec.json.decode(done)
+    values = _values(done)
     return values.get("start", 0), values.get("end", 0)
+
+
+def _values(asked: str | None) -> dict[str, Any]:
+    """What a wanted state's text says."""
+    values: dict[str, Any] = {} if asked is None else msgspec.json.decode(asked)
+    return values
 
 
 def _seat_id(course_id: int | None, user_id: int | None) -> str | None:

@@ -1,9 +1,9 @@
 """What the ledger reads in a Moodle and does there: typed, in batches, each item with its result.
 
 Most of Moodle's writing functions do all of a call or nothing and do not say which item was
-bad, so a refused batch is halved until the bad one stands alone. A write of many items is
-counted back, since a site with a low `max_input_vars` drops what is too much and answers
-success.
+bad, so a refused batch is halved until the bad one stands alone. Behind a write of many items
+the last one is looked for, since a site with a low `max_input_vars` drops what is too much and
+answers success.
 """
 
 from __future__ import annotations
@@ -15,7 +15,14 @@ from typing import Any, TypeVar
 import msgspec
 
 from ledger.settings import MoodleSettings
-from projections.moodle.client import MOST_FIELDS, AwayError, MoodleClient, RefusedError, fields_of
+from projections.moodle.client import (
+    MOST_FIELDS,
+    AwayError,
+    MisconfiguredError,
+    MoodleClient,
+    RefusedError,
+    fields_of,
+)
 from projections.moodle.wanted import Place
 
 T = TypeVar("T")
@@ -23,12 +30,19 @@ T = TypeVar("T")
 FRONT_PAGE = 1
 """The id of the site's own course, in which nobody is enrolled."""
 COUNTED_FROM = 100
-"""A write of so many fields is counted back."""
+"""Behind a write of so many fields the last item is looked for."""
 _FEW = 4
 """So many people of a course are looked up one by one; of more, the whole course is read."""
+_LEAST_FIELDS = 20
 _FIELDS_LEFT = MOST_FIELDS - 20  # for the control fields and what is not an item
 _PAGE = 1_000
 _RACE = "dmlwriteexception"
+
+
+UNSEEN = (
+    "the token's user sees no other accounts by username or idnumber, so that nobody could tell who is "
+    "missing: give its role moodle/user:viewdetails and moodle/user:viewalldetails"
+)
 
 
 class Account(msgspec.Struct, rename={"first_name": "firstname", "last_name": "lastname"}):
@@ -111,6 +125,7 @@ class Site:
     def __init__(self, client: MoodleClient, settings: MoodleSettings) -> None:
         self._client = client
         self._settings = settings
+        self._most_fields = _FIELDS_LEFT
         self.unsure = False
         """Nobody knows yet whether what the token does not see is not there."""
 
@@ -144,6 +159,15 @@ class Site:
         found = _read(_Users, answer, function).users
         return [account for account in found if account.email.lower() == email.lower()]
 
+    async def must_see(self, idnumber: str) -> None:
+        """An account that was just made must be found, or the token does not see who is there.
+
+        Raises `MisconfiguredError`.
+        """
+        if not await self.users_by("idnumber", [idnumber]):
+            raise MisconfiguredError(UNSEEN)
+        self.unsure = False
+
     async def course_at(self, place: Place) -> FoundCourse | None:
         """The course with an `id` or `idnumber`; the front page is none."""
         function, (field, value) = "core_course_get_courses_by_field", place
@@ -172,11 +196,13 @@ class Site:
         return found
 
     async def _participants(
-        self, course_id: int, only: str, fields: str = "id,idnumber,roles"
+        self, course_id: int, only: str | None = None, fields: str = "id,idnumber,roles"
     ) -> AsyncIterator[_Participant]:
         function, first = "core_enrol_get_enrolled_users", 0
         while True:
-            options = {"userfields": fields, only: 1, "limitfrom": first, "limitnumber": _PAGE}
+            options = {"userfields": fields, "limitfrom": first, "limitnumber": _PAGE}
+            if only is not None:
+                options[only] = 1
             try:
                 answer = await self._client.call(
                     function,
@@ -227,7 +253,7 @@ class Site:
 
     def at_once(self, fields: int) -> int:
         """How many items of so many fields a call may have."""
-        return max(1, min(self._settings.batch, _FIELDS_LEFT // fields))
+        return max(1, min(self._settings.batch, self._most_fields // fields))
 
     async def create_users(self, users: Sequence[dict[str, Any]]) -> list[int | RefusedError]:
         """The new accounts' ids."""
@@ -274,26 +300,29 @@ class Site:
         ]
         results = await self._each("enrol_manual_enrol_users", "enrolments", items, _nothing)
         if sum(map(fields_of, items)) >= COUNTED_FROM:
-            await self._count_back(seats, results)
+            await self._look_for_last(seats, results)
         return results
 
-    async def _count_back(self, seats: Sequence[SeatAt], results: list[RefusedError | None]) -> None:
-        """Raises `AwayError` where Moodle answered success and did not do all."""
-        done = {s.key: s for s, result in zip(seats, results, strict=True) if result is None}
-        lists = sorted(
-            {(s.course_id, "onlysuspended" if s.suspended else "onlyactive") for s in done.values()}
+    async def _look_for_last(self, seats: Sequence[SeatAt], results: list[RefusedError | None]) -> None:
+        """PHP drops fields from the end, so where the last one has its seat nobody was dropped.
+
+        Raises `AwayError` where Moodle answered success and did not do all; calls are smaller then.
+        """
+        done = [seat for seat, result in zip(seats, results, strict=True) if result is None]
+        if not done:
+            return
+        course_id, user_id = done[-1].key
+        if not done[-1].suspended and course_id in await self.active_courses_of(user_id):
+            return
+        # suspended, or of another time, or not to be seen there
+        async for person in self._participants(course_id, fields="id"):
+            if person.id == user_id:
+                return
+        self._most_fields = max(_LEAST_FIELDS, self._most_fields // 2)
+        raise AwayError(
+            f"of {len(done)} enrolments in one call some were dropped without an error: "
+            "raise PHP's max_input_vars to 5000, or lower MOODLE_BATCH"
         )
-
-        async def read(place: tuple[int, str]) -> set[tuple[int, int]]:
-            return {(place[0], person.id) async for person in self._participants(*place, fields="id")}
-
-        found: set[tuple[int, int]] = set().union(*await together(read, lists))
-        missing = done.keys() - found
-        if missing:
-            raise AwayError(
-                f"{len(missing)} of {len(done)} enrolments were dropped without an error: "
-                "raise PHP's max_input_vars to 5000, or lower MOODLE_BATCH"
-            )
 
     async def unenrol(self, keys: Sequence[tuple[int, int]]) -> list[RefusedError | None]:
         """Gives seats (course id, user id) up, with the person's groups in the course."""
