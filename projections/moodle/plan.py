@@ -421,7 +421,9 @@ class Planner:
 
     async def _plan_courses(self, names: list[Name]) -> None:
         wanted = [course for name in names if (course := self._wanted.course(name)) is not None]
-        looked = [c for c in wanted if c.places and (self._whole or c.name not in self.courses)]
+        looked = [
+            c for c in wanted if c.places and (self._whole or c.name not in self.courses or self._open(c.name))
+        ]
         places: dict[Place, int | None] = {}
 
         async def look(course: Course) -> None:
