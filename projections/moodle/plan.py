@@ -12,10 +12,11 @@ from typing import Any
 
 import msgspec
 
+from ledger import clock
 from projections.moodle import rules
 from projections.moodle.rules import Reason
 from projections.moodle.site import Account, Occupied, Site, together
-from projections.moodle.wanted import Course, Place, Seat, User, Wanted
+from projections.moodle.wanted import Course, Known, Place, Seat, User, Wanted
 from projections.state import Name
 
 GUEST = 1
@@ -422,7 +423,9 @@ class Planner:
     async def _plan_courses(self, names: list[Name]) -> None:
         wanted = [course for name in names if (course := self._wanted.course(name)) is not None]
         looked = [
-            c for c in wanted if c.places and (self._whole or c.name not in self.courses or self._open(c.name))
+            c
+            for c in wanted
+            if c.places and (self._whole or c.name not in self.courses or self._open(c.name))
         ]
         places: dict[Place, int | None] = {}
 
@@ -469,7 +472,7 @@ class Planner:
             wishes.setdefault((place, seat.student), []).append(seat)
         wished = {(place, self.users.get(student)) for place, student in wishes}
         left = self._left(seats, wished)
-        taken = await self._taken({key for keys in left.values() for key in keys}, wishes)
+        taken = await self._taken(seats, left, wishes)
         for (place, student), sharing in wishes.items():
             course_id = place if isinstance(place, int) else None
             self._wish(course_id, student, sharing, taken)
@@ -515,19 +518,38 @@ class Planner:
         return left
 
     async def _taken(
-        self, left: set[tuple[int, int]], wishes: dict[tuple[Any, str], list[Seat]]
+        self,
+        seats: list[Seat],
+        left: dict[str, list[tuple[int, int]]],
+        wishes: dict[tuple[Any, str], list[Seat]],
     ) -> dict[int, dict[int, Occupied]]:
         """Who sits where, as far as it matters."""
-        if self._whole:
-            course_ids = sorted(
-                {place for place, _ in wishes if isinstance(place, int)} | {c for c, _ in left}
-            )
-            found = await together(self._site.seats_in, course_ids)
-            return dict(zip(course_ids, found, strict=True))
-        taken: dict[int, dict[int, Occupied]] = {}
-        for course_id, user_id in await self._site.occupied(left):
-            taken.setdefault(course_id, {})[user_id] = Occupied(suspended=False)
+        keys = {key for some in left.values() for key in some}
+        courses = {course_id for course_id, _ in keys} | {p for p, _ in wishes if isinstance(p, int)}
+        if not self._whole:
+            courses = {k[0] for s in seats for k in left.get(s.zoho_id, ()) if self._must_look(s, k)}
+        course_ids = sorted(courses)
+        found = await together(self._site.seats_in, course_ids)
+        taken = dict(zip(course_ids, found, strict=True))
+        if not self._whole:
+            for course_id, user_id in await self._site.occupied(k for k in keys if k[0] not in courses):
+                taken.setdefault(course_id, {})[user_id] = Occupied(suspended=False)
         return taken
+
+    def _must_look(self, seat: Seat, key: tuple[int, int]) -> bool:
+        """Whether a seat that is to be given up may be there without being active."""
+        if self._wanted.moodle.on_withdraw != "unenrol":
+            return self._may_become_active(seat, key)
+        has = _acknowledged(self._wanted.known(("enrollment", seat.zoho_id)), key)
+        return self._may_become_active(seat, key) or (has is not None and not has.get("active"))
+
+    def _may_become_active(self, seat: Seat, key: tuple[int, int]) -> bool:
+        """Whether a seat that Moodle shows as not active may be so only for its times."""
+        known = self._wanted.known(("enrollment", seat.zoho_id))
+        has = None if self._fresh else _acknowledged(known, key)
+        if has is None:
+            return _is_outside(seat.start, seat.end)
+        return bool(has.get("active")) and _is_outside(has.get("start", 0), has.get("end", 0))
 
     def _wish(
         self, course_id: int | None, student: str, sharing: list[Seat], taken: dict[int, dict[int, Occupied]]
@@ -535,9 +557,14 @@ class Planner:
         user_id = self.users.get(student)
         names = [("enrollment", seat.zoho_id) for seat in sharing]
         known = [self._wanted.known(name) for name in names]
+        start, end = merged_times(sharing)
         if self._whole:
             has = taken.get(course_id or 0, {}).get(user_id or 0)
             was = "none" if has is None else "suspended" if has.suspended else "active"
+            if was == "suspended" and not self._fresh and _is_outside(start, end):
+                done = [_acknowledged(k, (course_id or 0, user_id or 0)) for k in known]
+                if any(d is not None and d.get("active") for d in done):
+                    was = "active"  # it will be when its time comes
             has_times = [(0, 0) if self._fresh else _times(k.done) for k in known]
             is_open = was != "active" or has_times != [(s.start, s.end) for s in sharing]
         else:
@@ -549,7 +576,6 @@ class Planner:
                 Settled(("enrollment", seat.zoho_id), moodle_id, seat.asked) for seat in sharing if seat.asked
             ]
             return
-        start, end = merged_times(sharing)
         self.plan.seats.append(
             SeatChange("enrol", student, sharing[0].course, course_id, user_id, start, end, was, sharing)
         )
@@ -565,7 +591,8 @@ class Planner:
             open_keys = [
                 (key, has)
                 for key in left.get(seat.zoho_id, ())
-                if (has := taken.get(key[0], {}).get(key[1])) is not None and (unenrol or not has.suspended)
+                if (has := taken.get(key[0], {}).get(key[1])) is not None
+                and (unenrol or not has.suspended or self._may_become_active(seat, key))
             ]
             for key, has in open_keys:
                 if key in given_up:
@@ -635,6 +662,20 @@ def _times(done: str | None) -> tuple[int, int]:
         return 0, 0
     values = msgspec.json.decode(done)
     return values.get("start", 0), values.get("end", 0)
+
+
+def _acknowledged(known: Known, key: tuple[int, int]) -> dict[str, Any] | None:
+    """The wanted state that Moodle brought a seat to, None where it is not known to have."""
+    if known.done is None or known.moodle_id != _seat_id(*key):
+        return None
+    values: dict[str, Any] = msgspec.json.decode(known.done)
+    return values
+
+
+def _is_outside(start: int, end: int) -> bool:
+    """Whether a seat with these times is not active for them, now."""
+    now = clock.now() // clock.SECOND
+    return start > now or 0 < end <= now
 
 
 def _seat_id(course_id: int | None, user_id: int | None) -> str | None:

@@ -67,7 +67,9 @@ class SeatAt(msgspec.Struct, frozen=True):
 
 
 class Occupied(msgspec.Struct, frozen=True):
-    """A seat that Moodle has. `idnumber` is the person's, `roles` their roles in the course."""
+    """A seat that Moodle has. `idnumber` is the person's, `roles` their roles in the course.
+    `suspended`: or its time has not come, or is over, which Moodle does not tell apart.
+    """
 
     suspended: bool
     idnumber: str = ""
@@ -281,7 +283,8 @@ class Site:
         """Raises `AwayError` where Moodle answered success and did not do all."""
         done = {s.key: s for s, result in zip(seats, results, strict=True) if result is None}
         lists = sorted(
-            {(s.course_id, "onlysuspended" if s.suspended else "onlyactive") for s in done.values()}
+            {(s.course_id, "onlysuspended") for s in done.values() if s.suspended or s.start or s.end}
+            | {(s.course_id, "onlyactive") for s in done.values() if not s.suspended}
         )
 
         async def read(place: tuple[int, str]) -> set[tuple[int, int]]:
