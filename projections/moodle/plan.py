@@ -233,11 +233,17 @@ class Planner:
         if not self._whole:
             students = {s for s in students if s not in self.users or self._open(("student", s))}
         await self._plan_users(students)
-        released = {s.student for s in seats if s.student and s.student not in self.users}
+        released = {
+            s for seat in seats for s in (seat.student, self._former(seat)) if s and s not in self.users
+        }
         await self._find(released - self._done_users)
         await self._plan_courses(sorted(courses))
         await self._plan_seats(seats)
         return self.plan
+
+    def _former(self, seat: Seat) -> str | None:
+        """The student for whom Moodle acknowledged an enrollment's seat, who may be another one now."""
+        return former_student(self._wanted.known(("enrollment", seat.zoho_id)))
 
     async def _find(self, students: Iterable[str]) -> None:
         """Accounts of students of whom nothing is wanted but that they leave a seat."""
@@ -501,19 +507,17 @@ class Planner:
         left: dict[str, list[tuple[int, int]]] = {}
         for seat in seats:
             name = ("enrollment", seat.zoho_id)
-            user_id = self.users.get(seat.student or "")
-            if seat.asked is None or user_id is None:
-                continue
-            if not self._whole and not self._open(name):
+            user_id, former_id = self.users.get(seat.student or ""), self.users.get(self._former(seat) or "")
+            if seat.asked is None or (not self._whole and not self._open(name)):
                 continue
             keys: set[tuple[int, int]] = set()
-            if not seat.active and seat.course is not None and seat.course in self.courses:
+            if not seat.active and seat.course in self.courses and user_id is not None:
                 keys.add((self.courses[seat.course], user_id))
             known = self._wanted.known(name)
             if known.moodle_id and not self._fresh:
                 course, _, user = known.moodle_id.partition(":")
-                if int(user) == user_id:
-                    keys.add((int(course), user_id))
+                if int(user) in (user_id, former_id):
+                    keys.add((int(course), int(user)))
             left[seat.zoho_id] = sorted(key for key in keys if key not in wished)
         return left
 
@@ -645,6 +649,12 @@ def new_account(user: User) -> dict[str, Any]:
         "email": user.values["email"],
         "idnumber": user.zoho_id,
     }
+
+
+def former_student(known: Known) -> str | None:
+    """The student of whom Moodle acknowledged an enrollment, None where it did not yet."""
+    found: str | None = msgspec.json.decode(known.done).get("student") if known.done else None
+    return found
 
 
 def merged_times(sharing: list[Seat]) -> tuple[int, int]:
