@@ -16,7 +16,7 @@ from ledger import clock
 from projections.moodle import rules
 from projections.moodle.rules import Reason
 from projections.moodle.site import Account, Occupied, Site, together
-from projections.moodle.wanted import Course, Place, Seat, User, Wanted
+from projections.moodle.wanted import Course, Known, Place, Seat, User, Wanted
 from projections.state import Name
 
 GUEST = 1
@@ -203,14 +203,12 @@ class Planner:
         own_id: int = 0,
         users: dict[str, int] | None = None,
         courses: dict[Name, int] | None = None,
-        now: int | None = None,
     ) -> None:
         self._site = site
         self._wanted = wanted
         self._load = load
         self._whole = whole
         self._fresh = fresh
-        self._now = clock.now() // clock.SECOND if now is None else now
         self._reserved = {GUEST, own_id}
         self.users = {} if users is None else users
         self.courses = {} if courses is None else courses
@@ -235,11 +233,17 @@ class Planner:
         if not self._whole:
             students = {s for s in students if s not in self.users or self._open(("student", s))}
         await self._plan_users(students)
-        released = {s.student for s in seats if s.student and s.student not in self.users}
+        released = {
+            s for seat in seats for s in (seat.student, self._former(seat)) if s and s not in self.users
+        }
         await self._find(released - self._done_users)
         await self._plan_courses(sorted(courses))
         await self._plan_seats(seats)
         return self.plan
+
+    def _former(self, seat: Seat) -> str | None:
+        """The student for whom Moodle acknowledged an enrollment's seat, who may be another one now."""
+        return former_student(self._wanted.known(("enrollment", seat.zoho_id)))
 
     async def _find(self, students: Iterable[str]) -> None:
         """Accounts of students of whom nothing is wanted but that they leave a seat."""
@@ -424,7 +428,11 @@ class Planner:
 
     async def _plan_courses(self, names: list[Name]) -> None:
         wanted = [course for name in names if (course := self._wanted.course(name)) is not None]
-        looked = [c for c in wanted if c.places and (self._whole or c.name not in self.courses)]
+        looked = [
+            c
+            for c in wanted
+            if c.places and (self._whole or c.name not in self.courses or self._open(c.name))
+        ]
         places: dict[Place, int | None] = {}
 
         async def look(course: Course) -> None:
@@ -470,7 +478,7 @@ class Planner:
             wishes.setdefault((place, seat.student), []).append(seat)
         wished = {(place, self.users.get(student)) for place, student in wishes}
         left = self._left(seats, wished)
-        taken = await self._taken(left, wishes)
+        taken = await self._taken(seats, left, wishes)
         for (place, student), sharing in wishes.items():
             course_id = place if isinstance(place, int) else None
             self._wish(course_id, student, sharing, taken)
@@ -499,47 +507,53 @@ class Planner:
         left: dict[str, list[tuple[int, int]]] = {}
         for seat in seats:
             name = ("enrollment", seat.zoho_id)
-            user_id = self.users.get(seat.student or "")
-            if seat.asked is None or user_id is None:
-                continue
-            if not self._whole and not self._open(name):
+            user_id, former_id = self.users.get(seat.student or ""), self.users.get(self._former(seat) or "")
+            if seat.asked is None or (not self._whole and not self._open(name)):
                 continue
             keys: set[tuple[int, int]] = set()
-            if not seat.active and seat.course is not None and seat.course in self.courses:
+            if not seat.active and seat.course in self.courses and user_id is not None:
                 keys.add((self.courses[seat.course], user_id))
             known = self._wanted.known(name)
             if known.moodle_id and not self._fresh:
                 course, _, user = known.moodle_id.partition(":")
-                if int(user) == user_id:
-                    keys.add((int(course), user_id))
+                if int(user) in (user_id, former_id):
+                    keys.add((int(course), int(user)))
             left[seat.zoho_id] = sorted(key for key in keys if key not in wished)
         return left
 
     async def _taken(
-        self, left: dict[str, list[tuple[int, int]]], wishes: dict[tuple[Any, str], list[Seat]]
+        self,
+        seats: list[Seat],
+        left: dict[str, list[tuple[int, int]]],
+        wishes: dict[tuple[Any, str], list[Seat]],
     ) -> dict[int, dict[int, Occupied]]:
         """Who sits where, as far as it matters."""
-        keys = {key for keys in left.values() for key in keys}
-        if self._whole:
-            whole = {course_id for course_id, _ in keys} | {p for p, _ in wishes if isinstance(p, int)}
-        else:
-            whole = {key[0] for e, its in left.items() for key in its if self._sleeps(e, key)}
-        course_ids = sorted(whole)
+        keys = {key for some in left.values() for key in some}
+        courses = {course_id for course_id, _ in keys} | {p for p, _ in wishes if isinstance(p, int)}
+        if not self._whole:
+            courses = {k[0] for s in seats for k in left.get(s.zoho_id, ()) if self._must_look(s, k)}
+        course_ids = sorted(courses)
         found = await together(self._site.seats_in, course_ids)
         taken = dict(zip(course_ids, found, strict=True))
-        for course_id, user_id in await self._site.occupied(key for key in keys if key[0] not in whole):
-            taken.setdefault(course_id, {})[user_id] = Occupied(suspended=False)
+        if not self._whole:
+            for course_id, user_id in await self._site.occupied(k for k in keys if k[0] not in courses):
+                taken.setdefault(course_id, {})[user_id] = Occupied(suspended=False)
         return taken
 
-    def _sleeps(self, enrollment: str, key: tuple[int, int]) -> bool:
-        """Whether a seat that Moodle acknowledged as active stands among the suspended ones, since its
-        time has not come yet, or is over.
-        """
-        known = self._wanted.known(("enrollment", enrollment))
-        if self._fresh or known.moodle_id != _seat_id(*key) or not _values(known.done).get("active"):
-            return False
-        start, end = _times(known.done)
-        return start >= self._now or (end != 0 and end <= self._now)
+    def _must_look(self, seat: Seat, key: tuple[int, int]) -> bool:
+        """Whether a seat that is to be given up may be there without being active."""
+        if self._wanted.moodle.on_withdraw != "unenrol":
+            return self._may_become_active(seat, key)
+        has = _acknowledged(self._wanted.known(("enrollment", seat.zoho_id)), key)
+        return self._may_become_active(seat, key) or (has is not None and not has.get("active"))
+
+    def _may_become_active(self, seat: Seat, key: tuple[int, int]) -> bool:
+        """Whether a seat that Moodle shows as not active may be so only for its times."""
+        known = self._wanted.known(("enrollment", seat.zoho_id))
+        has = None if self._fresh else _acknowledged(known, key)
+        if has is None:
+            return _is_outside(seat.start, seat.end)
+        return bool(has.get("active")) and _is_outside(has.get("start", 0), has.get("end", 0))
 
     def _wish(
         self, course_id: int | None, student: str, sharing: list[Seat], taken: dict[int, dict[int, Occupied]]
@@ -547,13 +561,16 @@ class Planner:
         user_id = self.users.get(student)
         names = [("enrollment", seat.zoho_id) for seat in sharing]
         known = [self._wanted.known(name) for name in names]
+        start, end = merged_times(sharing)
         if self._whole:
             has = taken.get(course_id or 0, {}).get(user_id or 0)
             was = "none" if has is None else "suspended" if has.suspended else "active"
+            if was == "suspended" and not self._fresh and _is_outside(start, end):
+                done = [_acknowledged(k, (course_id or 0, user_id or 0)) for k in known]
+                if any(d is not None and d.get("active") for d in done):
+                    was = "active"  # it will be when its time comes
             has_times = [(0, 0) if self._fresh else _times(k.done) for k in known]
-            is_open = was == "none" or has_times != [(s.start, s.end) for s in sharing]
-            if was == "suspended" and course_id and user_id:
-                is_open |= not all(self._sleeps(s.zoho_id, (course_id, user_id)) for s in sharing)
+            is_open = was != "active" or has_times != [(s.start, s.end) for s in sharing]
         else:
             was = "none"
             is_open = any(self._open(name) for name in names)
@@ -563,7 +580,6 @@ class Planner:
                 Settled(("enrollment", seat.zoho_id), moodle_id, seat.asked) for seat in sharing if seat.asked
             ]
             return
-        start, end = merged_times(sharing)
         self.plan.seats.append(
             SeatChange("enrol", student, sharing[0].course, course_id, user_id, start, end, was, sharing)
         )
@@ -580,7 +596,7 @@ class Planner:
                 (key, has)
                 for key in left.get(seat.zoho_id, ())
                 if (has := taken.get(key[0], {}).get(key[1])) is not None
-                and (unenrol or not has.suspended or self._sleeps(seat.zoho_id, key))
+                and (unenrol or not has.suspended or self._may_become_active(seat, key))
             ]
             for key, has in open_keys:
                 if key in given_up:
@@ -635,6 +651,12 @@ def new_account(user: User) -> dict[str, Any]:
     }
 
 
+def former_student(known: Known) -> str | None:
+    """The student of whom Moodle acknowledged an enrollment, None where it did not yet."""
+    found: str | None = msgspec.json.decode(known.done).get("student") if known.done else None
+    return found
+
+
 def merged_times(sharing: list[Seat]) -> tuple[int, int]:
     """The times of a seat that several enrollments ask for: from the first to the last; one without
     a time leaves that end open.
@@ -646,14 +668,24 @@ def merged_times(sharing: list[Seat]) -> tuple[int, int]:
 
 def _times(done: str | None) -> tuple[int, int]:
     """The times that Moodle acknowledged."""
-    values = _values(done)
+    if done is None:
+        return 0, 0
+    values = msgspec.json.decode(done)
     return values.get("start", 0), values.get("end", 0)
 
 
-def _values(asked: str | None) -> dict[str, Any]:
-    """What a wanted state's text says."""
-    values: dict[str, Any] = {} if asked is None else msgspec.json.decode(asked)
+def _acknowledged(known: Known, key: tuple[int, int]) -> dict[str, Any] | None:
+    """The wanted state that Moodle brought a seat to, None where it is not known to have."""
+    if known.done is None or known.moodle_id != _seat_id(*key):
+        return None
+    values: dict[str, Any] = msgspec.json.decode(known.done)
     return values
+
+
+def _is_outside(start: int, end: int) -> bool:
+    """Whether a seat with these times is not active for them, now."""
+    now = clock.now() // clock.SECOND
+    return start > now or 0 < end <= now
 
 
 def _seat_id(course_id: int | None, user_id: int | None) -> str | None:

@@ -81,7 +81,9 @@ class SeatAt(msgspec.Struct, frozen=True):
 
 
 class Occupied(msgspec.Struct, frozen=True):
-    """A seat that Moodle has. `idnumber` is the person's, `roles` their roles in the course."""
+    """A seat that Moodle has. `idnumber` is the person's, `roles` their roles in the course.
+    `suspended`: or its time has not come, or is over, which Moodle does not tell apart.
+    """
 
     suspended: bool
     idnumber: str = ""

@@ -30,7 +30,7 @@ from projections.moodle.acts import Acts
 from projections.moodle.check import prepare
 from projections.moodle.client import AwayError, MisconfiguredError, MoodleClient, MoodleError
 from projections.moodle.known import dependents, read
-from projections.moodle.plan import REFUSED_BY_MOODLE, Planner
+from projections.moodle.plan import REFUSED_BY_MOODLE, Planner, former_student
 from projections.moodle.report import Report, Reporter
 from projections.moodle.rules import Reason
 from projections.moodle.site import Site
@@ -299,6 +299,7 @@ class Worker:
     async def _sharing(self, todo: list[Name], wanted: Wanted, load: Any) -> list[str]:
         """These enrollments and all others of their students, who may share a seat."""
         students = {s for name in todo if (s := self._student(wanted, name))}
+        students |= {s for name in todo if (s := former_student(wanted.known(name)))}
         async with self._database.transaction(self._tenant, snapshot=True) as connection:
             all_ = await dependents(connection, self._tenant, [("student", s) for s in sorted(students)])
         others = [name for name in all_ if name[0] == "enrollment"]
