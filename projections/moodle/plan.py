@@ -14,6 +14,7 @@ import msgspec
 
 from ledger import clock
 from projections.moodle import rules
+from projections.moodle.client import RefusedError
 from projections.moodle.rules import Reason
 from projections.moodle.site import Account, Occupied, Site, together
 from projections.moodle.wanted import Course, Known, Place, Seat, User, Wanted
@@ -215,6 +216,7 @@ class Planner:
         self.plan = Plan()
         self._done_users: set[str] = set()
         self._blocked: set[Name] = set()
+        self._unreadable: dict[int, Reason] = {}
 
     async def make(
         self, students: Iterable[str], courses: Iterable[Name], enrollments: Iterable[str]
@@ -257,6 +259,8 @@ class Planner:
 
     def _block(self, name: Name, reason: Reason, asked: str | None, moodle_id: str | None = None) -> None:
         self._blocked.add(name)
+        if reason[0].startswith(REFUSED_BY_MOODLE):  # it was reported when Moodle refused it
+            asked, moodle_id = None, moodle_id or self._wanted.known(name).moodle_id
         self.plan.blocked.append(Blocked(name, moodle_id, reason, asked))
 
     def _refused_before(self, name: Name, asked: str | None) -> Reason | None:
@@ -510,6 +514,9 @@ class Planner:
             user_id, former_id = self.users.get(seat.student or ""), self.users.get(self._former(seat) or "")
             if seat.asked is None or (not self._whole and not self._open(name)):
                 continue
+            if not seat.active and (refused := self._refused_before(name, seat.asked)):
+                self._block(name, refused, seat.asked)
+                continue
             keys: set[tuple[int, int]] = set()
             if not seat.active and seat.course in self.courses and user_id is not None:
                 keys.add((self.courses[seat.course], user_id))
@@ -533,12 +540,20 @@ class Planner:
         if not self._whole:
             courses = {k[0] for s in seats for k in left.get(s.zoho_id, ()) if self._must_look(s, k)}
         course_ids = sorted(courses)
-        found = await together(self._site.seats_in, course_ids)
+        found = await together(self._seats_in, course_ids)
         taken = dict(zip(course_ids, found, strict=True))
         if not self._whole:
             for course_id, user_id in await self._site.occupied(k for k in keys if k[0] not in courses):
                 taken.setdefault(course_id, {})[user_id] = Occupied(suspended=False)
         return taken
+
+    async def _seats_in(self, course_id: int) -> dict[int, Occupied]:
+        try:
+            return await self._site.seats_in(course_id)
+        except RefusedError as error:
+            said = f"the token may not see who sits in course {course_id} ({error.code})"
+            self._unreadable[course_id] = ("unreadable_course", said)
+            return {}
 
     def _must_look(self, seat: Seat, key: tuple[int, int]) -> bool:
         """Whether a seat that is to be given up may be there without being active."""
@@ -562,6 +577,10 @@ class Planner:
         names = [("enrollment", seat.zoho_id) for seat in sharing]
         known = [self._wanted.known(name) for name in names]
         start, end = merged_times(sharing)
+        if why := self._unreadable.get(course_id or 0):
+            for seat in sharing:
+                self._block(("enrollment", seat.zoho_id), why, seat.asked)
+            return
         if self._whole:
             has = taken.get(course_id or 0, {}).get(user_id or 0)
             was = "none" if has is None else "suspended" if has.suspended else "active"
@@ -590,7 +609,11 @@ class Planner:
         unenrol = self._wanted.moodle.on_withdraw == "unenrol"
         given_up: dict[tuple[int, int], SeatChange] = {}
         for seat in seats:
-            if seat.asked is None or (seat.active and not left.get(seat.zoho_id)):
+            name = ("enrollment", seat.zoho_id)
+            if seat.asked is None or name in self._blocked or (seat.active and not left.get(seat.zoho_id)):
+                continue
+            if why := [w for c, _ in left.get(seat.zoho_id, ()) if (w := self._unreadable.get(c))]:
+                self._block(name, why[0], seat.asked)
                 continue
             open_keys = [
                 (key, has)
@@ -608,9 +631,7 @@ class Planner:
                 change.start, change.end = _times(self._wanted.known(("enrollment", seat.zoho_id)).done)
                 given_up[key] = change
             if not open_keys and not seat.active:
-                self.plan.settled.append(
-                    Settled(("enrollment", seat.zoho_id), self._seat_of(seat), seat.asked)
-                )
+                self.plan.settled.append(Settled(name, self._seat_of(seat), seat.asked))
         self.plan.seats[:0] = given_up.values()  # before others are taken
 
     def _seat_of(self, seat: Seat) -> str | None:

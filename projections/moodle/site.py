@@ -36,7 +36,7 @@ _FEW = 4
 _LEAST_FIELDS = 20
 _FIELDS_LEFT = MOST_FIELDS - 20  # for the control fields and what is not an item
 _PAGE = 1_000
-_RACE = "dmlwriteexception"
+_RACE, _INVALID = "dmlwriteexception", "invalidparameter"
 
 
 UNSEEN = (
@@ -147,9 +147,16 @@ class Site:
         function = "core_user_get_users_by_field"
 
         async def look(some: Sequence[str]) -> list[Account]:
-            return _read(
-                list[Account], await self._client.call(function, field=field, values=list(some)), function
-            )
+            try:
+                answer = await self._client.call(function, field=field, values=list(some))
+            except RefusedError as error:
+                if error.code != _INVALID:
+                    raise
+                if len(some) == 1:  # what Moodle does not take, nobody has
+                    return []
+                half = len(some) // 2
+                return [*await look(some[:half]), *await look(some[half:])]
+            return _read(list[Account], answer, function)
 
         parts = parts_of([v for v in dict.fromkeys(values) if v], self._settings.batch)
         return [account for some in await together(look, parts) for account in some]
@@ -175,8 +182,10 @@ class Site:
         function, (field, value) = "core_course_get_courses_by_field", place
         try:
             answer = await self._client.call(function, field=field, value=value)
-        except RefusedError:  # an id that no course can have
-            return None
+        except RefusedError as error:
+            if error.code == _INVALID:  # an id that no course can have
+                return None
+            raise
         found = [c for c in _read(_Courses, answer, function).courses if c.id != FRONT_PAGE]
         if field == "idnumber":  # shown to those who may change courses
             found = [c for c in found if c.idnumber in ("", value)]
@@ -314,12 +323,15 @@ class Site:
         if not done:
             return
         course_id, user_id = done[-1].key
-        if not done[-1].suspended and course_id in await self.active_courses_of(user_id):
-            return
-        # suspended, or of another time, or not to be seen there
-        async for person in self._participants(course_id, fields="id"):
-            if person.id == user_id:
+        try:
+            if not done[-1].suspended and course_id in await self.active_courses_of(user_id):
                 return
+            # suspended, or of another time, or not to be seen there
+            async for person in self._participants(course_id, fields="id"):
+                if person.id == user_id:
+                    return
+        except RefusedError:  # whoever may enrol may perhaps not look
+            return
         self._most_fields = max(_LEAST_FIELDS, self._most_fields // 2)
         raise AwayError(
             f"of {len(done)} enrolments in one call some were dropped without an error: "

@@ -26,9 +26,9 @@ from ledger.errors import DatabaseAwayError, KeyInFlightError, OtherVersionError
 from ledger.lane import Lane
 from ledger.settings import TenantSettings
 from projections.followers import LeaseLostError
-from projections.moodle.acts import Acts
+from projections.moodle.acts import Acts, reason_of
 from projections.moodle.check import prepare
-from projections.moodle.client import AwayError, MisconfiguredError, MoodleClient, MoodleError
+from projections.moodle.client import AwayError, MisconfiguredError, MoodleClient, RefusedError
 from projections.moodle.known import dependents, read
 from projections.moodle.plan import REFUSED_BY_MOODLE, Planner, former_student
 from projections.moodle.report import Report, Reporter
@@ -109,10 +109,8 @@ class Worker:
             try:
                 if not await self._turn.is_wished_for() and await self._turn.take():
                     await self._hold_and_follow()
-            except DatabaseAwayError as error:
-                log.warning(
-                    "the Moodle worker waits for the database", tenant=self._tenant, reason=str(error)
-                )
+            except _STORE_AWAY as error:
+                log.warning("the Moodle worker waits for the ledger", tenant=self._tenant, reason=str(error))
             except Exception:
                 log.exception("the Moodle worker failed; it begins anew", tenant=self._tenant)
             await asyncio.sleep(POLL_SECONDS)
@@ -235,7 +233,7 @@ class Worker:
             del self._queue[name]
         try:
             await self._work_on(names)
-        except (MoodleError, *_STORE_AWAY, asyncio.CancelledError):
+        except (AwayError, MisconfiguredError, *_STORE_AWAY, asyncio.CancelledError):
             self._queue = dict.fromkeys([*names, *self._queue])
             raise
         except Exception:
@@ -247,9 +245,11 @@ class Worker:
         for number, name in enumerate(names):
             try:
                 await self._work_on([name])
-            except (MoodleError, *_STORE_AWAY, asyncio.CancelledError):
+            except (AwayError, MisconfiguredError, *_STORE_AWAY, asyncio.CancelledError):
                 self._queue = dict.fromkeys([*names[number:], *self._queue])
                 raise
+            except RefusedError as error:
+                await self._park(name, reason_of(error))
             except Exception:
                 log.exception("a record cannot be brought to Moodle", tenant=self._tenant, name=name)
                 await self._park(name, ("error", "the ledger could not work on it: its log says more"))
