@@ -7,7 +7,7 @@ places: Moodle's ids of former days are not trusted, since a Moodle may have bee
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Any
 
 import msgspec
@@ -189,7 +189,8 @@ class Planner:
     """Plans for one Moodle. `users` and `courses`: Moodle's ids that were found so far, by student
     and by record; they hold as long as the planner is used.
 
-    `whole`: everything is read and compared, seats too. Otherwise what Moodle has acknowledged
+    `unsure`: enrollments whose call had no answer; their seats are looked for before they are asked
+    for again. `whole`: everything is read and compared, seats too. Otherwise what Moodle has acknowledged
     is not read again. `fresh`: Moodle is another one, so that what it acknowledged is void.
     """
 
@@ -202,6 +203,7 @@ class Planner:
         whole: bool = False,
         fresh: bool = False,
         own_id: int = 0,
+        unsure: Collection[str] = (),
         users: dict[str, int] | None = None,
         courses: dict[Name, int] | None = None,
     ) -> None:
@@ -210,6 +212,7 @@ class Planner:
         self._load = load
         self._whole = whole
         self._fresh = fresh
+        self._unsure = unsure
         self._reserved = {GUEST, own_id}
         self.users = {} if users is None else users
         self.courses = {} if courses is None else courses
@@ -543,9 +546,22 @@ class Planner:
         found = await together(self._seats_in, course_ids)
         taken = dict(zip(course_ids, found, strict=True))
         if not self._whole:
+            keys |= {key for place in wishes if (key := self._unsure_key(place, wishes[place]))}
             for course_id, user_id in await self._site.occupied(k for k in keys if k[0] not in courses):
                 taken.setdefault(course_id, {})[user_id] = Occupied(suspended=False)
         return taken
+
+    def _unsure_key(self, place: tuple[Any, str], sharing: list[Seat]) -> tuple[int, int] | None:
+        """A seat that may have been taken by a call that had no answer: it is looked for. Not where
+        times are asked for, which cannot be seen: then the call is made again.
+        """
+        course_id, user_id = place[0], self.users.get(place[1])
+        known = [self._wanted.known(("enrollment", seat.zoho_id)) for seat in sharing]
+        if not isinstance(course_id, int) or user_id is None or any(s.start or s.end for s in sharing):
+            return None
+        if any(_values(k.done).get("active") for k in known):
+            return None
+        return (course_id, user_id) if all(s.zoho_id in self._unsure for s in sharing) else None
 
     async def _seats_in(self, course_id: int) -> dict[int, Occupied]:
         try:
@@ -593,6 +609,8 @@ class Planner:
         else:
             was = "none"
             is_open = any(self._open(name) for name in names)
+            if key := self._unsure_key((course_id, student), sharing):
+                is_open &= key[1] not in taken.get(key[0], {})
         if not is_open:
             moodle_id = _seat_id(course_id, user_id)
             self.plan.settled += [
@@ -693,6 +711,12 @@ def _times(done: str | None) -> tuple[int, int]:
         return 0, 0
     values = msgspec.json.decode(done)
     return values.get("start", 0), values.get("end", 0)
+
+
+def _values(asked: str | None) -> dict[str, Any]:
+    """What a wanted state's text says."""
+    values: dict[str, Any] = {} if asked is None else msgspec.json.decode(asked)
+    return values
 
 
 def _acknowledged(known: Known, key: tuple[int, int]) -> dict[str, Any] | None:

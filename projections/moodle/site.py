@@ -128,12 +128,21 @@ class Site:
         self._client = client
         self._settings = settings
         self._most_fields = _FIELDS_LEFT
+        self._at_most = settings.batch
         self.unsure = False
         """Nobody knows yet whether what the token does not see is not there."""
 
     def begin(self) -> None:
         """Tries again after whatever went wrong."""
         self._client.begin()
+
+    def shrink(self) -> None:
+        """A call had no answer: the next ones are half as large, in case that was too much."""
+        self._at_most = max(1, self._at_most // 2)
+
+    def grow(self) -> None:
+        """All went well: calls come back to their size."""
+        self._at_most = min(self._settings.batch, self._at_most * 2)
 
     # -- reading
 
@@ -158,7 +167,7 @@ class Site:
                 return [*await look(some[:half]), *await look(some[half:])]
             return _read(list[Account], answer, function)
 
-        parts = parts_of([v for v in dict.fromkeys(values) if v], self._settings.batch)
+        parts = parts_of([v for v in dict.fromkeys(values) if v], self.at_once(1))
         return [account for some in await together(look, parts) for account in some]
 
     async def holders_of(self, email: str) -> list[Account]:
@@ -264,7 +273,7 @@ class Site:
 
     def at_once(self, fields: int) -> int:
         """How many items of so many fields a call may have."""
-        return max(1, min(self._settings.batch, self._most_fields // fields))
+        return max(1, min(self._at_most, self._most_fields // fields))
 
     async def create_users(self, users: Sequence[dict[str, Any]]) -> list[int | RefusedError]:
         """The new accounts' ids."""

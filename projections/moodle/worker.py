@@ -91,6 +91,7 @@ class Worker:
         self._users: dict[str, int] = {}
         self._courses: dict[Name, int] = {}
         self._waiting_for_email: dict[str, set[str]] = {}
+        self._unsure: set[str] = set()
         self._own_id: int | None = None
 
     def wake(self) -> None:
@@ -142,6 +143,7 @@ class Worker:
                 task.cancel()
             await asyncio.gather(keeper, work, return_exceptions=True)
             await self._turn.give_back()
+            self.trouble = None
 
     async def _follow(self) -> None:
         self._begin_anew()
@@ -284,7 +286,13 @@ class Worker:
 
         enrollments = await self._sharing([name for name in todo if name[0] == "enrollment"], wanted, load)
         planner = Planner(
-            self._site, wanted, load, own_id=self._own_id, users=self._users, courses=self._courses
+            self._site,
+            wanted,
+            load,
+            own_id=self._own_id,
+            unsure=self._unsure,
+            users=self._users,
+            courses=self._courses,
         )
         plan = await planner.make(
             [zoho_id for entity, zoho_id in todo if entity == "student"],
@@ -292,7 +300,16 @@ class Worker:
             enrollments,
         )
         acts = Acts(self._site, planner, wanted)
-        await acts.carry_out(plan, self._report)
+        self._unsure = {
+            e.zoho_id for change in plan.seats if change.kind == "enrol" for e in change.enrollments
+        }
+        try:
+            await acts.carry_out(plan, self._report)
+        except AwayError:
+            self._site.shrink()
+            raise
+        self._site.grow()
+        self._unsure = set()
         self._forced.difference_update(names)
         await self._after(acts, wanted, [blocked.name for blocked in plan.blocked])
 
