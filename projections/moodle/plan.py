@@ -57,8 +57,9 @@ class AccountChange(msgspec.Struct):
 
 
 class SeatChange(msgspec.Struct):
-    """A seat to be taken (`enrol`), suspended or given up (`unenrol`), for some enrollments. The
-    ids are None where the course or account is still to be made.
+    """A seat to be taken (`enrol`), suspended or given up (`unenrol`), for some enrollments: those
+    that ask for it, and of one that others still ask for, those that just ceased to. The ids are
+    None where the course or account is still to be made.
     """
 
     kind: str
@@ -128,6 +129,7 @@ class Plan(msgspec.Struct):
             of_kind[seat.kind] += [
                 {"zoho_id": e.zoho_id, "moodle_id": _seat_id(seat.course_id, seat.user_id), "changes": new}
                 for e in seat.enrollments
+                if e.active or seat.kind != "enrol"
             ]
         return {
             "create_users": [
@@ -220,6 +222,7 @@ class Planner:
         self._done_users: set[str] = set()
         self._blocked: set[Name] = set()
         self._unreadable: dict[int, Reason] = {}
+        self._left_to_others: set[str] = set()
 
     async def make(
         self, students: Iterable[str], courses: Iterable[Name], enrollments: Iterable[str]
@@ -484,11 +487,13 @@ class Planner:
             place = self.courses.get(seat.course) or self._to_be_made(seat.course)
             wishes.setdefault((place, seat.student), []).append(seat)
         wished = {(place, self.users.get(student)) for place, student in wishes}
-        left = self._left(seats, wished)
+        had = self._had(seats)
+        left = {zoho_id: sorted(keys - wished) for zoho_id, keys in had.items()}
         taken = await self._taken(seats, left, wishes)
+        leavers = self._leavers(seats, had)
         for (place, student), sharing in wishes.items():
             course_id = place if isinstance(place, int) else None
-            self._wish(course_id, student, sharing, taken)
+            self._wish(course_id, student, sharing, leavers, taken)
         self._leave(seats, left, taken)
         if self._whole:
             self._report_unknown(seats, wished, {key for keys in left.values() for key in keys}, taken)
@@ -507,11 +512,11 @@ class Planner:
     def _to_be_made(self, course: Name) -> str:
         return next(c.idnumber or "" for c in self.plan.create_courses if c.name == course)
 
-    def _left(self, seats: list[Seat], wished: set[tuple[Any, Any]]) -> dict[str, list[tuple[int, int]]]:
-        """The seats that each enrollment is not to have, as (course id, user id): that in the class's
-        course where it asks for none, and the one that it had before it moved.
+    def _had(self, seats: list[Seat]) -> dict[str, set[tuple[Any, Any]]]:
+        """The seats that each enrollment may have, as (course id, user id): that in the class's
+        course where it asks for none, and the one that Moodle acknowledged.
         """
-        left: dict[str, list[tuple[int, int]]] = {}
+        had: dict[str, set[tuple[Any, Any]]] = {}
         for seat in seats:
             name = ("enrollment", seat.zoho_id)
             user_id, former_id = self.users.get(seat.student or ""), self.users.get(self._former(seat) or "")
@@ -520,7 +525,7 @@ class Planner:
             if not seat.active and (refused := self._refused_before(name, seat.asked)):
                 self._block(name, refused, seat.asked)
                 continue
-            keys: set[tuple[int, int]] = set()
+            keys = had.setdefault(seat.zoho_id, set())
             if not seat.active and seat.course in self.courses and user_id is not None:
                 keys.add((self.courses[seat.course], user_id))
             known = self._wanted.known(name)
@@ -528,8 +533,22 @@ class Planner:
                 course, _, user = known.moodle_id.partition(":")
                 if int(user) in (user_id, former_id):
                     keys.add((int(course), int(user)))
-            left[seat.zoho_id] = sorted(key for key in keys if key not in wished)
-        return left
+        return had
+
+    def _leavers(
+        self, seats: list[Seat], had: dict[str, set[tuple[Any, Any]]]
+    ) -> dict[tuple[Any, Any], list[Seat]]:
+        """Enrollments that just ceased to ask for a seat; another one may still ask for it, but
+        perhaps not for as long.
+        """
+        leavers: dict[tuple[Any, Any], list[Seat]] = {}
+        for seat in seats:
+            place = self.courses.get(seat.course or ("", "")), self.users.get(seat.student or "")
+            if not self._fresh and self._open(("enrollment", seat.zoho_id)):
+                for key in had.get(seat.zoho_id, ()):
+                    if not seat.active or key != place:
+                        leavers.setdefault(key, []).append(seat)
+        return leavers
 
     async def _taken(
         self,
@@ -587,9 +606,15 @@ class Planner:
         return bool(has.get("active")) and _is_outside(has.get("start", 0), has.get("end", 0))
 
     def _wish(
-        self, course_id: int | None, student: str, sharing: list[Seat], taken: dict[int, dict[int, Occupied]]
+        self,
+        course_id: int | None,
+        student: str,
+        sharing: list[Seat],
+        leavers: dict[tuple[Any, Any], list[Seat]],
+        taken: dict[int, dict[int, Occupied]],
     ) -> None:
         user_id = self.users.get(student)
+        leaving = leavers.get((course_id, user_id), [])
         names = [("enrollment", seat.zoho_id) for seat in sharing]
         known = [self._wanted.known(name) for name in names]
         start, end = merged_times(sharing)
@@ -606,17 +631,20 @@ class Planner:
                     was = "active"  # it will be when its time comes
             has_times = [(0, 0) if self._fresh else _times(k.done) for k in known]
             is_open = was != "active" or has_times != [(s.start, s.end) for s in sharing]
+            is_open = is_open or (has is not None and self._wanted.moodle.student_role_id not in has.roles)
         else:
             was = "none"
             is_open = any(self._open(name) for name in names)
             if key := self._unsure_key((course_id, student), sharing):
                 is_open &= key[1] not in taken.get(key[0], {})
-        if not is_open:
+        if not is_open and not leaving:
             moodle_id = _seat_id(course_id, user_id)
             self.plan.settled += [
                 Settled(("enrollment", seat.zoho_id), moodle_id, seat.asked) for seat in sharing if seat.asked
             ]
             return
+        self._left_to_others.update(seat.zoho_id for seat in leaving)
+        sharing = [*sharing, *(seat for seat in leaving if not seat.active)]
         self.plan.seats.append(
             SeatChange("enrol", student, sharing[0].course, course_id, user_id, start, end, was, sharing)
         )
@@ -648,7 +676,7 @@ class Planner:
                 change = SeatChange(kind, seat.student or "", seat.course, *key, 0, 0, was, [seat])
                 change.start, change.end = _times(self._wanted.known(("enrollment", seat.zoho_id)).done)
                 given_up[key] = change
-            if not open_keys and not seat.active:
+            if not open_keys and not seat.active and seat.zoho_id not in self._left_to_others:
                 self.plan.settled.append(Settled(name, self._seat_of(seat), seat.asked))
         self.plan.seats[:0] = given_up.values()  # before others are taken
 
