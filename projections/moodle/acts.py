@@ -201,15 +201,17 @@ class Acts:
         async def some(part: Sequence[User]) -> None:
             sent = [{**new_account(user), **extra()} for user in part]
             results = await self._site.create_users(sent)
-            reports = []
+            reports, refused = [], []
             for user, fields, result in zip(part, sent, results, strict=True):
                 if isinstance(result, RefusedError):
-                    reports += await self._explain(user, fields, result)
+                    refused.append((user, fields, result))
                     continue
                 self._planner.users[user.zoho_id] = result
                 record = _record("core_user_create_users", fields, None, {"id": result})
                 reports.append(Report(("student", user.zoho_id), user.asked, record, str(result)))
-            await self._report(reports)
+            await self._report(reports)  # before more is asked, which may fail
+            for user, fields, error in refused:
+                await self._report(await self._explain(user, fields, error))
             self._count(len(part))
 
         if self._site.unsure and users:

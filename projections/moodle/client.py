@@ -172,6 +172,8 @@ def _error(function: str, body: dict[str, Any]) -> MoodleError:
     code, message = str(body.get("errorcode") or "error"), str(body.get("message") or "")
     if code in _TEMPORARY:
         return AwayError(_TEMPORARY[code])
+    if code.startswith("dml") and code != "dmlwriteexception":
+        return AwayError(f"its database failed on {function} ({code})")
     if code in _MISCONFIGURED:
         return MisconfiguredError("it " + _MISCONFIGURED[code].format(function=function))
     if code == "invalidrecord" and "external_functions" in message:

@@ -37,7 +37,8 @@ _LEAST_FIELDS = 20
 _FIELDS_LEFT = MOST_FIELDS - 20  # for the control fields and what is not an item
 _PAGE = 1_000
 _RACE, _INVALID = "dmlwriteexception", "invalidparameter"
-
+_ID_DIGITS = 18
+"""Ids with more digits may not fit Moodle's database."""
 
 UNSEEN = (
     "the token's user sees no other accounts by username or idnumber, so that nobody could tell who is "
@@ -122,7 +123,9 @@ class _Warnings(msgspec.Struct):
 
 
 class Site:
-    """One Moodle. Every method raises `AwayError` and `MisconfiguredError`."""
+    """One Moodle. Every method raises `AwayError` and `MisconfiguredError`; those that read raise
+    `RefusedError` where Moodle does not let itself be asked.
+    """
 
     def __init__(self, client: MoodleClient, settings: MoodleSettings) -> None:
         self._client = client
@@ -160,7 +163,7 @@ class Site:
                 answer = await self._client.call(function, field=field, values=list(some))
             except RefusedError as error:
                 if error.code != _INVALID:
-                    raise
+                    raise _blind(function, error) from None
                 if len(some) == 1:  # what Moodle does not take, nobody has
                     return []
                 half = len(some) // 2
@@ -192,9 +195,9 @@ class Site:
         try:
             answer = await self._client.call(function, field=field, value=value)
         except RefusedError as error:
-            if error.code == _INVALID:  # an id that no course can have
+            if error.code == _INVALID or (field == "id" and len(value) > _ID_DIGITS):  # no course has it
                 return None
-            raise
+            raise _blind(function, error) from None
         found = [c for c in _read(_Courses, answer, function).courses if c.id != FRONT_PAGE]
         if field == "idnumber":  # shown to those who may change courses
             found = [c for c in found if c.idnumber in ("", value)]
@@ -293,10 +296,14 @@ class Site:
             bad = {w.itemid: w.warningcode for w in warnings}
             return [_refused(bad[u["id"]]) if u["id"] in bad else None for u in some]
 
-        async def or_alone(some: Sequence[dict[str, Any]]) -> list[RefusedError | None]:
+        async def or_alone(
+            some: Sequence[dict[str, Any]], *, again: bool = False
+        ) -> list[RefusedError | None]:
             try:
                 return await update(some)
             except RefusedError as error:
+                if error.code == _RACE and not again:
+                    return await or_alone(some, again=True)
                 if len(some) == 1:
                     return [error]
                 return [result for user in some for result in await or_alone([user])]
@@ -386,6 +393,11 @@ def _ids(answer: Any, count: int, function: str) -> list[int]:
 
 def _nothing(_answer: Any, count: int, _function: str) -> list[None]:
     return [None] * count
+
+
+def _blind(function: str, error: RefusedError) -> MisconfiguredError:
+    """Whoever may not look up cannot tell who is missing."""
+    return MisconfiguredError(f"it does not let the token look up anything by {function} ({error.code})")
 
 
 def _refused(code: str) -> RefusedError:

@@ -28,7 +28,7 @@ from ledger.settings import TenantSettings
 from projections.followers import LeaseLostError
 from projections.moodle.acts import Acts, reason_of
 from projections.moodle.check import prepare
-from projections.moodle.client import AwayError, MisconfiguredError, MoodleClient, RefusedError
+from projections.moodle.client import AwayError, MisconfiguredError, MoodleClient, MoodleError, RefusedError
 from projections.moodle.known import dependents, read
 from projections.moodle.plan import REFUSED_BY_MOODLE, Planner, former_student
 from projections.moodle.report import Report, Reporter
@@ -166,7 +166,7 @@ class Worker:
         """One round; what fails makes the next one wait."""
         try:
             await self._round()
-        except (AwayError, MisconfiguredError) as error:
+        except MoodleError as error:  # refused: a look-up, so that nobody can tell what Moodle has
             failures = self.trouble.failures + 1 if self.trouble is not None else 1
             pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (failures - 1))
             pause *= random.uniform(0.5, 1)  # noqa: S311  (so that many do not come back at once)
@@ -227,9 +227,7 @@ class Worker:
     # -- working
 
     async def _round(self) -> None:
-        """Works on some of the queue. Raises `AwayError`, `MisconfiguredError`; then they are queued
-        again.
-        """
+        """Works on some of the queue. Raises `MoodleError`; then they are queued again."""
         names = [name for name, _ in zip(self._queue, range(ROUND), strict=False)]
         for name in names:
             del self._queue[name]
