@@ -149,9 +149,18 @@ class Site:
 
     # -- reading
 
+    async def _ask(self, function: str, **parameters: Any) -> Any:
+        """Moodle writes while it reads, too (who was here last); what fails then is asked later."""
+        try:
+            return await self._client.call(function, **parameters)
+        except RefusedError as error:
+            if error.code != _RACE:
+                raise
+            raise AwayError(f"its database failed on {function} ({error.code})") from None
+
     async def info(self) -> dict[str, Any]:
         """What the site says of itself and of the token's user."""
-        answer: dict[str, Any] = await self._client.call("core_webservice_get_site_info")
+        answer: dict[str, Any] = await self._ask("core_webservice_get_site_info")
         return answer
 
     async def users_by(self, field: str, values: Iterable[str]) -> list[Account]:
@@ -160,7 +169,7 @@ class Site:
 
         async def look(some: Sequence[str]) -> list[Account]:
             try:
-                answer = await self._client.call(function, field=field, values=list(some))
+                answer = await self._ask(function, field=field, values=list(some))
             except RefusedError as error:
                 if error.code != _INVALID:
                     raise _blind(function, error) from None
@@ -176,7 +185,7 @@ class Site:
     async def holders_of(self, email: str) -> list[Account]:
         """Accounts with an e-mail address, upper and lower case alike."""
         function = "core_user_get_users"
-        answer = await self._client.call(function, criteria=[{"key": "email", "value": email}])
+        answer = await self._ask(function, criteria=[{"key": "email", "value": email}])
         found = _read(_Users, answer, function).users
         return [account for account in found if account.email.lower() == email.lower()]
 
@@ -193,7 +202,7 @@ class Site:
         """The course with an `id` or `idnumber`; the front page is none."""
         function, (field, value) = "core_course_get_courses_by_field", place
         try:
-            answer = await self._client.call(function, field=field, value=value)
+            answer = await self._ask(function, field=field, value=value)
         except RefusedError as error:
             if error.code == _INVALID or (field == "id" and len(value) > _ID_DIGITS):  # no course has it
                 return None
@@ -206,7 +215,7 @@ class Site:
     async def has_shortname(self, shortname: str) -> bool:
         """Whether a course that the token may see has this short name."""
         function = "core_course_get_courses_by_field"
-        answer = await self._client.call(function, field="shortname", value=shortname)
+        answer = await self._ask(function, field="shortname", value=shortname)
         return bool(_read(_Courses, answer, function).courses)
 
     async def seats_in(self, course_id: int) -> dict[int, Occupied]:
@@ -227,7 +236,7 @@ class Site:
             if only is not None:
                 options[only] = 1
             try:
-                answer = await self._client.call(
+                answer = await self._ask(
                     function,
                     courseid=course_id,
                     options=[{"name": name, "value": value} for name, value in options.items()],
@@ -246,7 +255,7 @@ class Site:
     async def active_courses_of(self, user_id: int) -> set[int]:
         """The courses in which a person sits and is not suspended."""
         function = "core_enrol_get_users_courses"
-        answer = await self._client.call(function, userid=user_id, returnusercount=0)
+        answer = await self._ask(function, userid=user_id, returnusercount=0)
         return {course.id for course in _read(list[_Id], answer, function)}
 
     async def occupied(self, keys: Iterable[tuple[int, int]]) -> set[tuple[int, int]]:
