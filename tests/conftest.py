@@ -24,6 +24,7 @@ from ledger.embedded import Embedded
 from ledger.installation import Installation, open_installation
 from ledger.settings import Settings
 from tests.harness import Ledger, Server
+from tests.moodle.double import MoodleDouble
 
 
 def fresh_home() -> Path:
@@ -117,3 +118,25 @@ def server(home: Path, installation: Installation) -> Iterator[Server]:
     del installation  # the server finds it migrated
     with Server(home) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def shared_moodle() -> Iterator[MoodleDouble]:
+    """A double of a Moodle that lasts for the session."""
+    with MoodleDouble() as double:
+        yield double
+
+
+@pytest.fixture
+def moodle(shared_moodle: MoodleDouble) -> MoodleDouble:
+    """A Moodle as installed."""
+    shared_moodle.reset()
+    shared_moodle.listen()
+    return shared_moodle
+
+
+@pytest.fixture
+def other_moodle() -> Iterator[MoodleDouble]:
+    """A second Moodle as installed."""
+    with MoodleDouble() as double:
+        yield double

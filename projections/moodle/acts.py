@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 
-from ledger.settings import MoodleSettings
 from projections.moodle.client import RefusedError
 from projections.moodle.plan import (
     REFUSED_BY_MOODLE,
@@ -111,7 +110,7 @@ class Acts:
 
     async def _report(self, reports: list[Report]) -> None:
         """Puts on disk what is news."""
-        news = [report for report in reports if self._is_news(report)]
+        news = [self._with_student(report) for report in reports if self._is_news(report)]
         self.refused += sum(report.reason is not None for report in news)
         if news:
             await self._report_to(news)
@@ -121,6 +120,13 @@ class Acts:
         reason = report.reason[0] if report.reason else None
         same = known.asked == report.asked and known.reason == reason
         return not same or report.record["call"] is not None or known.moodle_id != report.moodle_id
+
+    def _with_student(self, report: Report) -> Report:
+        """An enrollment's report is sealed under the key of its student."""
+        if report.name[0] != "enrollment":
+            return report
+        seat = self._wanted.seat(report.name[1])
+        return msgspec.structs.replace(report, student=seat.student if seat is not None else None)
 
     def _count(self, things: int) -> None:
         self._done += things
@@ -173,7 +179,7 @@ class Acts:
                 self._planner.users.pop(name[1], None)
                 self.again.add(name)
             else:
-                reports.append(Report(name, asked, record, str(change.account_id), _reason(refused)))
+                reports.append(Report(name, asked, record, str(change.account_id), reason_of(refused)))
         await self._report(reports)
         self._count(len(part) - len(stuck))
         return stuck
@@ -208,6 +214,10 @@ class Acts:
                 await self._report(await self._explain(user, fields, error))
             self._count(len(part))
 
+        if self._site.unsure and users:
+            await some(users[:1])
+            await self._site.must_see(users[0].zoho_id)
+            users = users[1:]
         await together(some, parts_of(users, self._site.at_once(8)))
 
     def _password(self) -> Callable[[], dict[str, Any]]:
@@ -228,7 +238,7 @@ class Acts:
         if isinstance(found, Account):
             self._planner.take(user, found)
             return []
-        reason = found or _reason(refused)
+        reason = found or reason_of(refused)
         return [Report(name, user.asked, _record("core_user_create_users", fields, refused), None, reason)]
 
     # -- courses
@@ -255,7 +265,7 @@ class Acts:
                 record = _record("core_course_create_courses", fields, refused, {"id": result})
                 for course in shared:
                     if refused is not None:
-                        reports.append(Report(course.name, course.asked, record, None, _reason(refused)))
+                        reports.append(Report(course.name, course.asked, record, None, reason_of(refused)))
                     else:
                         assert isinstance(result, int)
                         self._planner.courses[course.name] = result
@@ -318,7 +328,7 @@ class Acts:
         function = "enrol_manual_unenrol_users" if change.kind == "unenrol" else "enrol_manual_enrol_users"
         sent = msgspec.to_builtins(seat)
         record = _record(function, sent, refused)
-        reason = _reason(refused) if refused is not None else None
+        reason = reason_of(refused) if refused is not None else None
         return [
             self._seat_report(enrollment, f"{seat.course_id}:{seat.user_id}", record, reason, leaves=leaves)
             for enrollment in change.enrollments
@@ -331,7 +341,7 @@ class Acts:
         # who moves leaves the old seat first: a step on the way
         step = leaves and enrollment.active and reason is None
         asked = None if step else enrollment.asked
-        report = Report(name, asked, record, seat_id, reason, enrollment.student)
+        report = Report(name, asked, record, seat_id, reason)
         if reason is not None:
             return msgspec.structs.replace(report, moodle_id=Report(name, None, {}).moodle_id)
         return report
@@ -362,7 +372,7 @@ class Acts:
         self._count(len(unknown))
 
 
-def _reason(refused: RefusedError) -> Reason:
+def reason_of(refused: RefusedError) -> Reason:
     """Why Moodle did not do something, in words, where its code has any."""
     said = _SAID.get(refused.code, f"Moodle refused it ({refused.code})")
     return REFUSED_BY_MOODLE + refused.code, said
@@ -375,6 +385,3 @@ def _record(
     shown = {key: value for key, value in sent.items() if key != "password"}
     answer = {"errorcode": refused.code} if refused is not None else answer
     return {"call": function, "sent": shown, "answer": answer}
-
-
-__all__ = ["Acts", "MoodleSettings", "Progress"]

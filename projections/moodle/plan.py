@@ -7,15 +7,17 @@ places: Moodle's ids of former days are not trusted, since a Moodle may have bee
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Any
 
 import msgspec
 
+from ledger import clock
 from projections.moodle import rules
+from projections.moodle.client import RefusedError
 from projections.moodle.rules import Reason
 from projections.moodle.site import Account, Occupied, Site, together
-from projections.moodle.wanted import Course, Place, Seat, User, Wanted
+from projections.moodle.wanted import Course, Known, Place, Seat, User, Wanted
 from projections.state import Name
 
 GUEST = 1
@@ -55,8 +57,9 @@ class AccountChange(msgspec.Struct):
 
 
 class SeatChange(msgspec.Struct):
-    """A seat to be taken (`enrol`), suspended or given up (`unenrol`), for some enrollments. The
-    ids are None where the course or account is still to be made.
+    """A seat to be taken (`enrol`), suspended or given up (`unenrol`), for some enrollments: those
+    that ask for it, and of one that others still ask for, those that just ceased to. The ids are
+    None where the course or account is still to be made.
     """
 
     kind: str
@@ -126,6 +129,7 @@ class Plan(msgspec.Struct):
             of_kind[seat.kind] += [
                 {"zoho_id": e.zoho_id, "moodle_id": _seat_id(seat.course_id, seat.user_id), "changes": new}
                 for e in seat.enrollments
+                if e.active or seat.kind != "enrol"
             ]
         return {
             "create_users": [
@@ -187,7 +191,8 @@ class Planner:
     """Plans for one Moodle. `users` and `courses`: Moodle's ids that were found so far, by student
     and by record; they hold as long as the planner is used.
 
-    `whole`: everything is read and compared, seats too. Otherwise what Moodle has acknowledged
+    `unsure`: enrollments whose call had no answer; their seats are looked for before they are asked
+    for again. `whole`: everything is read and compared, seats too. Otherwise what Moodle has acknowledged
     is not read again. `fresh`: Moodle is another one, so that what it acknowledged is void.
     """
 
@@ -200,6 +205,7 @@ class Planner:
         whole: bool = False,
         fresh: bool = False,
         own_id: int = 0,
+        unsure: Collection[str] = (),
         users: dict[str, int] | None = None,
         courses: dict[Name, int] | None = None,
     ) -> None:
@@ -208,12 +214,15 @@ class Planner:
         self._load = load
         self._whole = whole
         self._fresh = fresh
+        self._unsure = unsure
         self._reserved = {GUEST, own_id}
         self.users = {} if users is None else users
         self.courses = {} if courses is None else courses
         self.plan = Plan()
         self._done_users: set[str] = set()
         self._blocked: set[Name] = set()
+        self._unreadable: dict[int, Reason] = {}
+        self._left_to_others: set[str] = set()
 
     async def make(
         self, students: Iterable[str], courses: Iterable[Name], enrollments: Iterable[str]
@@ -232,11 +241,17 @@ class Planner:
         if not self._whole:
             students = {s for s in students if s not in self.users or self._open(("student", s))}
         await self._plan_users(students)
-        released = {s.student for s in seats if s.student and s.student not in self.users}
+        released = {
+            s for seat in seats for s in (seat.student, self._former(seat)) if s and s not in self.users
+        }
         await self._find(released - self._done_users)
         await self._plan_courses(sorted(courses))
         await self._plan_seats(seats)
         return self.plan
+
+    def _former(self, seat: Seat) -> str | None:
+        """The student for whom Moodle acknowledged an enrollment's seat, who may be another one now."""
+        return former_student(self._wanted.known(("enrollment", seat.zoho_id)))
 
     async def _find(self, students: Iterable[str]) -> None:
         """Accounts of students of whom nothing is wanted but that they leave a seat."""
@@ -250,6 +265,8 @@ class Planner:
 
     def _block(self, name: Name, reason: Reason, asked: str | None, moodle_id: str | None = None) -> None:
         self._blocked.add(name)
+        if reason[0].startswith(REFUSED_BY_MOODLE):  # it was reported when Moodle refused it
+            asked, moodle_id = None, moodle_id or self._wanted.known(name).moodle_id
         self.plan.blocked.append(Blocked(name, moodle_id, reason, asked))
 
     def _refused_before(self, name: Name, asked: str | None) -> Reason | None:
@@ -421,7 +438,11 @@ class Planner:
 
     async def _plan_courses(self, names: list[Name]) -> None:
         wanted = [course for name in names if (course := self._wanted.course(name)) is not None]
-        looked = [c for c in wanted if c.places and (self._whole or c.name not in self.courses)]
+        looked = [
+            c
+            for c in wanted
+            if c.places and (self._whole or c.name not in self.courses or self._open(c.name))
+        ]
         places: dict[Place, int | None] = {}
 
         async def look(course: Course) -> None:
@@ -466,11 +487,13 @@ class Planner:
             place = self.courses.get(seat.course) or self._to_be_made(seat.course)
             wishes.setdefault((place, seat.student), []).append(seat)
         wished = {(place, self.users.get(student)) for place, student in wishes}
-        left = self._left(seats, wished)
-        taken = await self._taken({key for keys in left.values() for key in keys}, wishes)
+        had = self._had(seats)
+        left = {zoho_id: sorted(keys - wished) for zoho_id, keys in had.items()}
+        taken = await self._taken(seats, left, wishes)
+        leavers = self._leavers(seats, had)
         for (place, student), sharing in wishes.items():
             course_id = place if isinstance(place, int) else None
-            self._wish(course_id, student, sharing, taken)
+            self._wish(course_id, student, sharing, leavers, taken)
         self._leave(seats, left, taken)
         if self._whole:
             self._report_unknown(seats, wished, {key for keys in left.values() for key in keys}, taken)
@@ -489,65 +512,139 @@ class Planner:
     def _to_be_made(self, course: Name) -> str:
         return next(c.idnumber or "" for c in self.plan.create_courses if c.name == course)
 
-    def _left(self, seats: list[Seat], wished: set[tuple[Any, Any]]) -> dict[str, list[tuple[int, int]]]:
-        """The seats that each enrollment is not to have, as (course id, user id): that in the class's
-        course where it asks for none, and the one that it had before it moved.
+    def _had(self, seats: list[Seat]) -> dict[str, set[tuple[Any, Any]]]:
+        """The seats that each enrollment may have, as (course id, user id): that in the class's
+        course where it asks for none, and the one that Moodle acknowledged.
         """
-        left: dict[str, list[tuple[int, int]]] = {}
+        had: dict[str, set[tuple[Any, Any]]] = {}
         for seat in seats:
             name = ("enrollment", seat.zoho_id)
-            user_id = self.users.get(seat.student or "")
-            if seat.asked is None or user_id is None:
+            user_id, former_id = self.users.get(seat.student or ""), self.users.get(self._former(seat) or "")
+            if seat.asked is None or (not self._whole and not self._open(name)):
                 continue
-            if not self._whole and not self._open(name):
+            if not seat.active and (refused := self._refused_before(name, seat.asked)):
+                self._block(name, refused, seat.asked)
                 continue
-            keys: set[tuple[int, int]] = set()
-            if not seat.active and seat.course is not None and seat.course in self.courses:
+            keys = had.setdefault(seat.zoho_id, set())
+            if not seat.active and seat.course in self.courses and user_id is not None:
                 keys.add((self.courses[seat.course], user_id))
             known = self._wanted.known(name)
             if known.moodle_id and not self._fresh:
                 course, _, user = known.moodle_id.partition(":")
-                if int(user) == user_id:
-                    keys.add((int(course), user_id))
-            left[seat.zoho_id] = sorted(key for key in keys if key not in wished)
-        return left
+                if int(user) in (user_id, former_id):
+                    keys.add((int(course), int(user)))
+        return had
+
+    def _leavers(
+        self, seats: list[Seat], had: dict[str, set[tuple[Any, Any]]]
+    ) -> dict[tuple[Any, Any], list[Seat]]:
+        """Enrollments that just ceased to ask for a seat; another one may still ask for it, but
+        perhaps not for as long.
+        """
+        leavers: dict[tuple[Any, Any], list[Seat]] = {}
+        for seat in seats:
+            place = self.courses.get(seat.course or ("", "")), self.users.get(seat.student or "")
+            if not self._fresh and self._open(("enrollment", seat.zoho_id)):
+                for key in had.get(seat.zoho_id, ()):
+                    if not seat.active or key != place:
+                        leavers.setdefault(key, []).append(seat)
+        return leavers
 
     async def _taken(
-        self, left: set[tuple[int, int]], wishes: dict[tuple[Any, str], list[Seat]]
+        self,
+        seats: list[Seat],
+        left: dict[str, list[tuple[int, int]]],
+        wishes: dict[tuple[Any, str], list[Seat]],
     ) -> dict[int, dict[int, Occupied]]:
         """Who sits where, as far as it matters."""
-        if self._whole:
-            course_ids = sorted(
-                {place for place, _ in wishes if isinstance(place, int)} | {c for c, _ in left}
-            )
-            found = await together(self._site.seats_in, course_ids)
-            return dict(zip(course_ids, found, strict=True))
-        taken: dict[int, dict[int, Occupied]] = {}
-        for course_id, user_id in await self._site.occupied(left):
-            taken.setdefault(course_id, {})[user_id] = Occupied(suspended=False)
+        keys = {key for some in left.values() for key in some}
+        courses = {course_id for course_id, _ in keys} | {p for p, _ in wishes if isinstance(p, int)}
+        if not self._whole:
+            courses = {k[0] for s in seats for k in left.get(s.zoho_id, ()) if self._must_look(s, k)}
+        course_ids = sorted(courses)
+        found = await together(self._seats_in, course_ids)
+        taken = dict(zip(course_ids, found, strict=True))
+        if not self._whole:
+            keys |= {key for place in wishes if (key := self._unsure_key(place, wishes[place]))}
+            for course_id, user_id in await self._site.occupied(k for k in keys if k[0] not in courses):
+                taken.setdefault(course_id, {})[user_id] = Occupied(suspended=False)
         return taken
 
+    def _unsure_key(self, place: tuple[Any, str], sharing: list[Seat]) -> tuple[int, int] | None:
+        """A seat that may have been taken by a call that had no answer: it is looked for. Not where
+        times are asked for, which cannot be seen: then the call is made again.
+        """
+        course_id, user_id = place[0], self.users.get(place[1])
+        known = [self._wanted.known(("enrollment", seat.zoho_id)) for seat in sharing]
+        if not isinstance(course_id, int) or user_id is None or any(s.start or s.end for s in sharing):
+            return None
+        if any(_values(k.done).get("active") for k in known):
+            return None
+        return (course_id, user_id) if all(s.zoho_id in self._unsure for s in sharing) else None
+
+    async def _seats_in(self, course_id: int) -> dict[int, Occupied]:
+        try:
+            return await self._site.seats_in(course_id)
+        except RefusedError as error:
+            said = f"the token may not see who sits in course {course_id} ({error.code})"
+            self._unreadable[course_id] = ("unreadable_course", said)
+            return {}
+
+    def _must_look(self, seat: Seat, key: tuple[int, int]) -> bool:
+        """Whether a seat that is to be given up may be there without being active."""
+        if self._wanted.moodle.on_withdraw != "unenrol":
+            return self._may_become_active(seat, key)
+        has = _acknowledged(self._wanted.known(("enrollment", seat.zoho_id)), key)
+        return self._may_become_active(seat, key) or (has is not None and not has.get("active"))
+
+    def _may_become_active(self, seat: Seat, key: tuple[int, int]) -> bool:
+        """Whether a seat that Moodle shows as not active may be so only for its times."""
+        known = self._wanted.known(("enrollment", seat.zoho_id))
+        has = None if self._fresh else _acknowledged(known, key)
+        if has is None:
+            return _is_outside(seat.start, seat.end)
+        return bool(has.get("active")) and _is_outside(has.get("start", 0), has.get("end", 0))
+
     def _wish(
-        self, course_id: int | None, student: str, sharing: list[Seat], taken: dict[int, dict[int, Occupied]]
+        self,
+        course_id: int | None,
+        student: str,
+        sharing: list[Seat],
+        leavers: dict[tuple[Any, Any], list[Seat]],
+        taken: dict[int, dict[int, Occupied]],
     ) -> None:
         user_id = self.users.get(student)
+        leaving = leavers.get((course_id, user_id), [])
         names = [("enrollment", seat.zoho_id) for seat in sharing]
         known = [self._wanted.known(name) for name in names]
+        start, end = merged_times(sharing)
+        if why := self._unreadable.get(course_id or 0):
+            for seat in sharing:
+                self._block(("enrollment", seat.zoho_id), why, seat.asked)
+            return
         if self._whole:
             has = taken.get(course_id or 0, {}).get(user_id or 0)
             was = "none" if has is None else "suspended" if has.suspended else "active"
+            if was == "suspended" and not self._fresh and _is_outside(start, end):
+                done = [_acknowledged(k, (course_id or 0, user_id or 0)) for k in known]
+                if any(d is not None and d.get("active") for d in done):
+                    was = "active"  # it will be when its time comes
             has_times = [(0, 0) if self._fresh else _times(k.done) for k in known]
             is_open = was != "active" or has_times != [(s.start, s.end) for s in sharing]
+            is_open = is_open or (has is not None and self._wanted.moodle.student_role_id not in has.roles)
         else:
             was = "none"
             is_open = any(self._open(name) for name in names)
-        if not is_open:
+            if key := self._unsure_key((course_id, student), sharing):
+                is_open &= key[1] not in taken.get(key[0], {})
+        if not is_open and not leaving:
             moodle_id = _seat_id(course_id, user_id)
             self.plan.settled += [
                 Settled(("enrollment", seat.zoho_id), moodle_id, seat.asked) for seat in sharing if seat.asked
             ]
             return
-        start, end = merged_times(sharing)
+        self._left_to_others.update(seat.zoho_id for seat in leaving)
+        sharing = [*sharing, *(seat for seat in leaving if not seat.active)]
         self.plan.seats.append(
             SeatChange("enrol", student, sharing[0].course, course_id, user_id, start, end, was, sharing)
         )
@@ -558,12 +655,17 @@ class Planner:
         unenrol = self._wanted.moodle.on_withdraw == "unenrol"
         given_up: dict[tuple[int, int], SeatChange] = {}
         for seat in seats:
-            if seat.asked is None or (seat.active and not left.get(seat.zoho_id)):
+            name = ("enrollment", seat.zoho_id)
+            if seat.asked is None or name in self._blocked or (seat.active and not left.get(seat.zoho_id)):
+                continue
+            if why := [w for c, _ in left.get(seat.zoho_id, ()) if (w := self._unreadable.get(c))]:
+                self._block(name, why[0], seat.asked)
                 continue
             open_keys = [
                 (key, has)
                 for key in left.get(seat.zoho_id, ())
-                if (has := taken.get(key[0], {}).get(key[1])) is not None and (unenrol or not has.suspended)
+                if (has := taken.get(key[0], {}).get(key[1])) is not None
+                and (unenrol or not has.suspended or self._may_become_active(seat, key))
             ]
             for key, has in open_keys:
                 if key in given_up:
@@ -574,10 +676,8 @@ class Planner:
                 change = SeatChange(kind, seat.student or "", seat.course, *key, 0, 0, was, [seat])
                 change.start, change.end = _times(self._wanted.known(("enrollment", seat.zoho_id)).done)
                 given_up[key] = change
-            if not open_keys and not seat.active:
-                self.plan.settled.append(
-                    Settled(("enrollment", seat.zoho_id), self._seat_of(seat), seat.asked)
-                )
+            if not open_keys and not seat.active and seat.zoho_id not in self._left_to_others:
+                self.plan.settled.append(Settled(name, self._seat_of(seat), seat.asked))
         self.plan.seats[:0] = given_up.values()  # before others are taken
 
     def _seat_of(self, seat: Seat) -> str | None:
@@ -618,6 +718,12 @@ def new_account(user: User) -> dict[str, Any]:
     }
 
 
+def former_student(known: Known) -> str | None:
+    """The student of whom Moodle acknowledged an enrollment, None where it did not yet."""
+    found: str | None = msgspec.json.decode(known.done).get("student") if known.done else None
+    return found
+
+
 def merged_times(sharing: list[Seat]) -> tuple[int, int]:
     """The times of a seat that several enrollments ask for: from the first to the last; one without
     a time leaves that end open.
@@ -633,6 +739,26 @@ def _times(done: str | None) -> tuple[int, int]:
         return 0, 0
     values = msgspec.json.decode(done)
     return values.get("start", 0), values.get("end", 0)
+
+
+def _values(asked: str | None) -> dict[str, Any]:
+    """What a wanted state's text says."""
+    values: dict[str, Any] = {} if asked is None else msgspec.json.decode(asked)
+    return values
+
+
+def _acknowledged(known: Known, key: tuple[int, int]) -> dict[str, Any] | None:
+    """The wanted state that Moodle brought a seat to, None where it is not known to have."""
+    if known.done is None or known.moodle_id != _seat_id(*key):
+        return None
+    values: dict[str, Any] = msgspec.json.decode(known.done)
+    return values
+
+
+def _is_outside(start: int, end: int) -> bool:
+    """Whether a seat with these times is not active for them, now."""
+    now = clock.now() // clock.SECOND
+    return start > now or 0 < end <= now
 
 
 def _seat_id(course_id: int | None, user_id: int | None) -> str | None:

@@ -26,11 +26,11 @@ from ledger.errors import DatabaseAwayError, KeyInFlightError, OtherVersionError
 from ledger.lane import Lane
 from ledger.settings import TenantSettings
 from projections.followers import LeaseLostError
-from projections.moodle.acts import Acts
+from projections.moodle.acts import Acts, reason_of
 from projections.moodle.check import prepare
-from projections.moodle.client import MoodleClient, MoodleError
+from projections.moodle.client import AwayError, MisconfiguredError, MoodleClient, MoodleError, RefusedError
 from projections.moodle.known import dependents, read
-from projections.moodle.plan import REFUSED_BY_MOODLE, Planner
+from projections.moodle.plan import REFUSED_BY_MOODLE, Planner, former_student
 from projections.moodle.report import Report, Reporter
 from projections.moodle.rules import Reason
 from projections.moodle.site import Site
@@ -91,6 +91,7 @@ class Worker:
         self._users: dict[str, int] = {}
         self._courses: dict[Name, int] = {}
         self._waiting_for_email: dict[str, set[str]] = {}
+        self._unsure: set[str] = set()
         self._own_id: int | None = None
 
     def wake(self) -> None:
@@ -109,10 +110,8 @@ class Worker:
             try:
                 if not await self._turn.is_wished_for() and await self._turn.take():
                     await self._hold_and_follow()
-            except DatabaseAwayError as error:
-                log.warning(
-                    "the Moodle worker waits for the database", tenant=self._tenant, reason=str(error)
-                )
+            except _STORE_AWAY as error:
+                log.warning("the Moodle worker waits for the ledger", tenant=self._tenant, reason=str(error))
             except Exception:
                 log.exception("the Moodle worker failed; it begins anew", tenant=self._tenant)
             await asyncio.sleep(POLL_SECONDS)
@@ -144,6 +143,7 @@ class Worker:
                 task.cancel()
             await asyncio.gather(keeper, work, return_exceptions=True)
             await self._turn.give_back()
+            self.trouble = None
 
     async def _follow(self) -> None:
         self._begin_anew()
@@ -233,7 +233,7 @@ class Worker:
             del self._queue[name]
         try:
             await self._work_on(names)
-        except (MoodleError, *_STORE_AWAY, asyncio.CancelledError):
+        except (AwayError, MisconfiguredError, *_STORE_AWAY, asyncio.CancelledError):
             self._queue = dict.fromkeys([*names, *self._queue])
             raise
         except Exception:
@@ -245,9 +245,11 @@ class Worker:
         for number, name in enumerate(names):
             try:
                 await self._work_on([name])
-            except (MoodleError, *_STORE_AWAY, asyncio.CancelledError):
+            except (AwayError, MisconfiguredError, *_STORE_AWAY, asyncio.CancelledError):
                 self._queue = dict.fromkeys([*names[number:], *self._queue])
                 raise
+            except RefusedError as error:
+                await self._park(name, reason_of(error))
             except Exception:
                 log.exception("a record cannot be brought to Moodle", tenant=self._tenant, name=name)
                 await self._park(name, ("error", "the ledger could not work on it: its log says more"))
@@ -282,7 +284,13 @@ class Worker:
 
         enrollments = await self._sharing([name for name in todo if name[0] == "enrollment"], wanted, load)
         planner = Planner(
-            self._site, wanted, load, own_id=self._own_id, users=self._users, courses=self._courses
+            self._site,
+            wanted,
+            load,
+            own_id=self._own_id,
+            unsure=self._unsure,
+            users=self._users,
+            courses=self._courses,
         )
         plan = await planner.make(
             [zoho_id for entity, zoho_id in todo if entity == "student"],
@@ -290,13 +298,23 @@ class Worker:
             enrollments,
         )
         acts = Acts(self._site, planner, wanted)
-        await acts.carry_out(plan, self._report)
+        self._unsure = {
+            e.zoho_id for change in plan.seats if change.kind == "enrol" for e in change.enrollments
+        }
+        try:
+            await acts.carry_out(plan, self._report)
+        except AwayError:
+            self._site.shrink()
+            raise
+        self._site.grow()
+        self._unsure = set()
         self._forced.difference_update(names)
         await self._after(acts, wanted, [blocked.name for blocked in plan.blocked])
 
     async def _sharing(self, todo: list[Name], wanted: Wanted, load: Any) -> list[str]:
         """These enrollments and all others of their students, who may share a seat."""
         students = {s for name in todo if (s := self._student(wanted, name))}
+        students |= {s for name in todo if (s := former_student(wanted.known(name)))}
         async with self._database.transaction(self._tenant, snapshot=True) as connection:
             all_ = await dependents(connection, self._tenant, [("student", s) for s in sorted(students)])
         others = [name for name in all_ if name[0] == "enrollment"]

@@ -15,28 +15,14 @@ from projections.moodle.client import AwayError, MoodleError
 from projections.moodle.report import Report, Reporter
 from projections.moodle.site import FoundCourse, Site
 from tests.harness import Ledger
-from tests.integration.test_moodle import student
-from tests.moodle.college import Persistent
+from tests.moodle.college import student
 from tests.moodle.double import MoodleDouble
 from tests.moodle.faults import Fault
 from tests.moodle.outcomes import ITEMS, told, written
+from tests.moodle.persistent import Persistent
 
 TIMEOUT = 0.3
 SLOW = {Fault.slow, Fault.timeout_before, Fault.timeout_after}
-
-
-@pytest.fixture(scope="module")
-def shared_moodle() -> Iterator[MoodleDouble]:
-    with MoodleDouble() as double:
-        yield double
-
-
-@pytest.fixture
-def moodle(shared_moodle: MoodleDouble) -> Iterator[MoodleDouble]:
-    shared_moodle.reset()
-    yield shared_moodle
-    shared_moodle.let_go()
-    shared_moodle.listen()
 
 
 @pytest.fixture
@@ -50,7 +36,7 @@ async def make(ledger: Ledger, moodle: MoodleDouble) -> AsyncIterator[Any]:
 
     yield make
     for college in made:
-        await college.worker.close()
+        await college.lasting.close()
 
 
 LEAVERS = ["S1", "S2", "S3", "S4", "S5"]
@@ -86,7 +72,7 @@ async def changed(ledger: Ledger, college: Persistent) -> None:
     withdrawn = [{"id": f"E{s}", "status": "Withdrawn"} for s in LEAVERS]
     await ledger.post("enrollments", *withdrawn, {"id": "ES6", "BTEC_Class": "C1"})
     await ledger.post("students", {"id": "S6", "Last_Name": "Changed"}, student("N1"), student("N2"))
-    await ledger.post("classes", {"id": "C3", "BTEC_Class_Name": "New"})
+    await ledger.post("classes", {"id": "C3", "BTEC_Class_Name": "C3"})
     await ledger.post(
         "enrollments",
         {"id": "EN1", "Student": "N1", "BTEC_Class": "C3"},
@@ -111,8 +97,9 @@ async def check(college: Persistent, on_withdraw: str) -> None:
         assert user.lastname == ("Changed" if name == "S6" else "L" + name)
         assert await college.status("student", name) == ("SYNCED", str(user.id))
         assert (await college.status("enrollment", "E" + name))[0] == "SYNCED"
-    left = {**{("C1", s): True for s in LEAVERS}, ("C2", "S6"): True} if on_withdraw == "suspend" else {}
-    assert college.seats() == {**left, ("C1", "S6"): False, ("C3", "N1"): False, ("C1", "N2"): False}
+    gone = [*(("C1", s) for s in LEAVERS), ("C2", "S6")] if on_withdraw == "suspend" else []
+    taken = [("C1", "S6"), ("C3", "N1"), ("C1", "N2")]
+    assert college.seats() == {**dict.fromkeys(gone, "suspended"), **dict.fromkeys(taken, "active")}
     assert await college.plan() == {}
     assert await college.ledger.live() == await college.ledger.rebuilt()
 
@@ -217,7 +204,7 @@ async def test_a_bad_seat_in_a_batch(
     moodle.site.change_course(ids["C2"], manual_enrol=False)
     await ledger.post("enrollments", *({"id": e, "Student": s, "Class": c} for e, (c, s) in pairs.items()))
     await college.through()
-    good = {pairs[e]: False for e in pairs if e not in bad}
+    good = {pairs[e]: "active" for e in pairs if e not in bad}
     assert college.seats() == good
     for e in pairs:
         assert await college.reason("enrollment", e) == (
@@ -227,8 +214,8 @@ async def test_a_bad_seat_in_a_batch(
     moodle.site.change_course(ids["C3"], manual_enrol=False)
     await ledger.post("enrollments", *({"id": e, "status": "Withdrawn"} for e in pairs))
     await college.through()
-    stuck = {key: False for key in good if key[0] == "C3"}
-    left = {key: True for key in good if key[0] != "C3"} if on_withdraw == "suspend" else {}
+    stuck = {key: "active" for key in good if key[0] == "C3"}
+    left = {key: "suspended" for key in good if key[0] != "C3"} if on_withdraw == "suspend" else {}
     assert college.seats() == {**stuck, **left}
     for e, (c, _) in pairs.items():
         assert await college.reason("enrollment", e) == (
@@ -249,11 +236,11 @@ async def test_a_site_that_drops_fields(ledger: Ledger, moodle: MoodleDouble, ma
     await ledger.post("enrollments", *({"id": f"E{s}", "Student": s, "Class": "C"} for s in names))
     moodle.site.settings.max_input_vars = most
     with pytest.raises(MoodleError):
-        await college.worker.settle()
+        await college.lasting.settle()
     moodle.site.settings.max_input_vars = 5000
     await college.through()
     assert college.accounts() == Counter(names)
-    assert college.seats() == {("C", s): False for s in names}
+    assert college.seats() == {("C", s): "active" for s in names}
     assert await college.plan() == {}
 
 
@@ -276,11 +263,11 @@ async def test_silently_dropped_seats_are_counted(ledger: Ledger, moodle: Moodle
 
     moodle.site.call = forgetful  # type: ignore[method-assign,assignment]
     with pytest.raises(AwayError, match="max_input_vars"):
-        await college.worker.settle()
+        await college.lasting.settle()
     assert {(await college.reason("enrollment", f"E{s}"))[0] for s in names} == {"QUEUED"}
     moodle.site.call = carry_out  # type: ignore[method-assign]
     await college.through()
-    assert college.seats() == {("C", s): False for s in names}
+    assert college.seats() == {("C", s): "active" for s in names}
 
 
 async def test_batches_of_any_size_fit_a_call(ledger: Ledger, moodle: MoodleDouble, make: Any) -> None:
@@ -310,10 +297,10 @@ async def test_a_defect_parks_one_record(ledger: Ledger, moodle: MoodleDouble, m
         await ledger.post("classes", {"id": name, "Class_Name": name})
     await ledger.post("students", student("S1"), student("S2"))
     await ledger.post("enrollments", *({"id": f"E{n}", "Student": f"S{n}", "Class": f"C{n}"} for n in (1, 2)))
-    college.worker._site = BrokenSite(college.worker._client, college.settings.moodle)
+    college.lasting._site = BrokenSite(college.lasting._client, college.settings.moodle)
     await college.through()
     assert college.accounts() == Counter(["S1", "S2"])
-    assert college.seats() == {("C1", "S1"): False}
+    assert college.seats() == {("C1", "S1"): "active"}
     assert await college.reason("class", "C2") == ("FAILED", "error")
     assert await college.reason("enrollment", "E2") == ("FAILED", None), "its class has no course"
     assert await college.reason("enrollment", "E1") == ("SYNCED", None)
@@ -321,5 +308,5 @@ async def test_a_defect_parks_one_record(ledger: Ledger, moodle: MoodleDouble, m
     again = [Report(("class", "C2"), None, {"call": None}, again=True)]
     await Reporter(ledger.lane, ledger.tenant, moodle.url)(again, source="cli")
     await college.through()
-    assert college.seats() == {("C1", "S1"): False, ("C2", "S2"): False}
+    assert college.seats() == {("C1", "S1"): "active", ("C2", "S2"): "active"}
     assert await college.plan() == {}

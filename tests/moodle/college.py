@@ -1,95 +1,170 @@
-"""A college whose worker goes on, whatever its Moodle does."""
+"""A college for tests: a ledger with a Moodle, and a worker that is run by hand."""
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
+from zoneinfo import ZoneInfo
 
-from projections.moodle.client import MoodleError
+import msgspec
+
+from ledger.settings import MoodleSettings, Secret, TenantSettings
+from projections.moodle.acts import Acts
 from projections.moodle.known import read
-from projections.moodle.wanted import Wanted
+from projections.moodle.plan import Plan
+from projections.moodle.turn import Turn
+from projections.moodle.wanted import Known, Wanted
 from projections.moodle.whole import Whole
 from projections.moodle.worker import Worker
 from tests.harness import Ledger
-from tests.integration.test_moodle import College
 from tests.moodle.double import MoodleDouble
+from tests.moodle.tables import Enrolment, User
 
 
-class Persistent(College):
-    """A college whose worker stays the same, whatever its Moodle does."""
+class College:
+    """A ledger with a Moodle. Settings other than those of `MoodleSettings`: `zone`."""
 
-    def __init__(self, ledger: Ledger, moodle: MoodleDouble, **settings: Any) -> None:
-        super().__init__(ledger, moodle, **settings)
-        self.worker = self._new_worker()
+    def __init__(self, ledger: Ledger, moodle: MoodleDouble, *, zone: str = "UTC", **settings: Any) -> None:
+        self.ledger = ledger
+        self.moodle = moodle
+        self._zone = zone
+        self._given = settings
+        given = {"enabled": True, "base_url": moodle.url, "token": Secret(moodle.token), **settings}
+        self.settings = TenantSettings(
+            timezone=ZoneInfo(zone), moodle=msgspec.structs.replace(MoodleSettings(timeout=5.0), **given)
+        )
 
-    def _new_worker(self) -> Worker:
-        return Worker(self.ledger.database, self.ledger.tenant, self.settings, self.ledger.lane)
+    def but(self, *, moodle: MoodleDouble | None = None, **settings: Any) -> College:
+        """The same college with other settings."""
+        return College(self.ledger, moodle or self.moodle, zone=self._zone, **{**self._given, **settings})
 
-    async def restart(self) -> None:
-        """Another process takes over."""
-        await self.worker.close()
-        self.worker = self._new_worker()
+    async def send(self, **records: Any) -> None:
+        """Posts records from Zoho by their endpoint; each must be usable."""
+        for plural, some in records.items():
+            answer = await self.ledger.post(plural, *(some if isinstance(some, list) else [some]))
+            assert {result["status"] for result in answer["results"]}.isdisjoint({"INVALID", "ERROR"}), answer
 
-    async def through(self) -> list[MoodleError]:
-        """Settles, again after each error, when Moodle can be reached again; the errors."""
-        errors: list[MoodleError] = []
-        while True:
-            try:
-                await self.worker.settle()
-            except MoodleError as error:
-                errors.append(error)
-                assert len(errors) < 5, errors
-                self.moodle.listen()
-                self.moodle.restore_token()
-            else:
-                return errors
+    # -- the worker
 
-    async def plan(self) -> dict[str, list[Any]]:
-        """The kinds of things that a whole plan finds to do."""
-        whole = Whole(self.ledger.database, self.ledger.tenant, self.settings)
+    @asynccontextmanager
+    async def worker(self) -> AsyncIterator[Worker]:
+        """One worker, which keeps what it learnt as long as it lives."""
+        worker = Worker(self.ledger.database, self.ledger.tenant, self.settings, self.ledger.lane)
         try:
-            plan, _, _ = await whole.plan(await whole.rows())
+            yield worker
+        finally:
+            await worker.close()
+
+    async def settle(self) -> None:
+        """A new worker works until nothing is left to do."""
+        async with self.worker() as worker:
+            await worker.settle()
+
+    async def calls(self) -> list[str | None]:
+        """The functions that a new worker calls until nothing is left to do."""
+        before = len(self.moodle.calls)
+        await self.settle()
+        return [call.function for call in self.moodle.calls[before:]]
+
+    # -- the whole Moodle at once
+
+    @asynccontextmanager
+    async def whole(self, turn: Turn | None = None) -> AsyncIterator[Whole]:
+        """What the commands work with."""
+        whole = Whole(self.ledger.database, self.ledger.tenant, self.settings, turn)
+        try:
+            yield whole
         finally:
             await whole.client.close()
+
+    async def planned(self, *, fresh: bool = False) -> tuple[Plan, Acts, Wanted]:
+        """The plan of now."""
+        async with self.whole() as whole:
+            return await whole.plan(await whole.rows(), fresh=fresh)
+
+    async def plan(self, *, fresh: bool = False) -> dict[str, list[dict[str, Any]]]:
+        """The parts of the plan of now that are not empty, as a document."""
+        plan, _, _ = await self.planned(fresh=fresh)
         return {kind: items for kind, items in plan.document().items() if items}
 
-    def accounts(self) -> Counter[str]:
-        """How many accounts there are by idnumber."""
-        return Counter(user.idnumber for user in self.moodle.site.live_users() if user.idnumber)
+    async def apply(self, **how: bool) -> tuple[int, int]:
+        """Brings Moodle to the plan of now: how much was done, how much refused."""
+        async with self.whole() as whole:
+            return await whole.apply(self.ledger.lane, **how)
 
-    def seats(self) -> dict[tuple[str, str], bool]:
-        """By the idnumbers of course and account, whether the seat is suspended."""
-        tables = self.moodle.site.tables
-        return {
-            (tables.courses[course].idnumber, tables.users[user].idnumber): suspended
-            for (course, user), suspended in self.moodle.site.seats().items()
-        }
+    # -- what came of it
 
-    async def reason(self, entity: str, zoho_id: str) -> tuple[str | None, str | None]:
-        """A record's status, and the code of the reason why it is so."""
+    async def wanted(self, *names: tuple[str, str]) -> Wanted:
+        """The wanted state of some records."""
         rows: dict[Any, Any] = {}
         async with self.ledger.database.transaction(self.ledger.tenant) as connection:
-            await read(connection, self.ledger.tenant, [(entity, zoho_id)], rows)
-        wanted = Wanted(self.settings, rows)
-        return wanted.status((entity, zoho_id)), wanted.known((entity, zoho_id)).reason
+            await read(connection, self.ledger.tenant, names, rows)
+        return Wanted(self.settings, rows)
 
-    async def check(self) -> None:
-        """Nothing is there twice, nothing is left to do, and a replay gives the same rows without a call."""
-        assert max(self.accounts().values(), default=1) == 1
-        courses = [c.idnumber for c in self.moodle.site.tables.courses.values() if c.idnumber]
-        assert len(courses) == len(set(courses))
-        assert await self.plan() == {}
-        calls = len(self.moodle.calls)
-        assert await self.ledger.live() == await self.ledger.rebuilt()
-        assert len(self.moodle.calls) == calls
+    async def known(self, entity: str, zoho_id: str) -> Known:
+        """What Moodle reported on a record."""
+        return (await self.wanted((entity, zoho_id))).known((entity, zoho_id))
+
+    async def status(self, entity: str, zoho_id: str) -> tuple[str | None, str | None]:
+        """moodle_status and Moodle's id."""
+        name = (entity, zoho_id)
+        wanted = await self.wanted(name)
+        return wanted.status(name), wanted.known(name).moodle_id
+
+    async def failure(self, entity: str, zoho_id: str) -> str | None:
+        """Why a record is FAILED; None where it is SYNCED, so that it must not be QUEUED."""
+        status, _ = await self.status(entity, zoho_id)
+        assert status in ("SYNCED", "FAILED"), status
+        return (await self.known(entity, zoho_id)).reason if status == "FAILED" else None
+
+    def user(self, zoho_id: str) -> User:
+        """The account that has a student's idnumber."""
+        user = self.moodle.site.user_by_idnumber(zoho_id)
+        assert user is not None, zoho_id
+        return user
+
+    def emails(self) -> dict[str, str]:
+        """By idnumber, the e-mail addresses of those who have one."""
+        return {user.idnumber: user.email for user in self.moodle.site.live_users() if user.idnumber}
+
+    def seats(self) -> dict[tuple[str, str], str]:
+        """Who sits where, by the course's short name and the person's idnumber (else username)."""
+        tables = self.moodle.site.tables
+        found = {}
+        for (course_id, user_id), suspended in self.moodle.site.seats().items():
+            user = tables.users[user_id]
+            name = tables.courses[course_id].shortname, user.idnumber or user.username
+            found[name] = "suspended" if suspended else "active"
+        return found
+
+    def enrolment(self, course_id: int, zoho_id: str) -> Enrolment:
+        """A seat with its times."""
+        return self.moodle.site.tables.enrolments[course_id, self.user(zoho_id).id]
 
 
-async def until(condition: Callable[[], Any]) -> None:
-    """Returns when a condition, which may be awaited, is true."""
-    while True:
-        found = condition()
-        if await found if asyncio.iscoroutine(found) else found:
-            return
-        await asyncio.sleep(0.01)
+def student(zoho_id: str, email: str | None = None, **more: Any) -> dict[str, Any]:
+    """A student as Zoho sends it."""
+    email = email or f"{zoho_id.lower()}@college.test"
+    return {
+        "id": zoho_id,
+        "First_Name": "F" + zoho_id,
+        "Last_Name": "L" + zoho_id,
+        "Academic_Email": email,
+        **more,
+    }
+
+
+def class_(zoho_id: str, **more: Any) -> dict[str, Any]:
+    """A class as Zoho sends it."""
+    return {"id": zoho_id, "BTEC_Class_Name": f"Class {zoho_id}", **more}
+
+
+def enrollment(zoho_id: str, student_id: str, class_id: str, **more: Any) -> dict[str, Any]:
+    """An enrollment as Zoho sends it."""
+    return {"id": zoho_id, "Student": student_id, "BTEC_Class": class_id, **more}
+
+
+def deleted(zoho_id: str) -> dict[str, Any]:
+    """A record that Zoho deleted."""
+    return {"id": zoho_id, "operation": "delete"}
