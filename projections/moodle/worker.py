@@ -273,7 +273,8 @@ class Worker:
         if not todo:
             return
         self._site.begin()
-        if self._own_id is None or self.trouble is not None:
+        tested = self._own_id is None or self.trouble is not None
+        if self._own_id is None or tested:
             self._own_id = await prepare(self._site)
         if len(self._users) + len(self._courses) > _CACHED:
             self._users, self._courses = {}, {}
@@ -297,6 +298,8 @@ class Worker:
             [name for name in todo if name[0] in ("class", "program")],
             enrollments,
         )
+        if plan.create_users and not tested:
+            await prepare(self._site)  # to a token that lost its sight since, everybody seems missing
         acts = Acts(self._site, planner, wanted)
         self._unsure = {
             e.zoho_id for change in plan.seats if change.kind == "enrol" for e in change.enrollments
