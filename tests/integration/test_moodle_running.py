@@ -3,38 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
-import asyncpg
-import httpx
 import pytest
 
 from projections.moodle import worker as module
+from projections.moodle.client import MoodleError
 from projections.moodle.worker import Worker
 from tests.harness import Ledger, Server, statuses
-from tests.integration.test_moodle import student
-from tests.moodle.college import Persistent, until
+from tests.moodle.college import student
 from tests.moodle.double import MoodleDouble
 from tests.moodle.faults import Fault
-from tests.moodle.outcomes import told, written
-
-
-@pytest.fixture(scope="module")
-def shared_moodle() -> Iterator[MoodleDouble]:
-    with MoodleDouble() as double:
-        yield double
-
-
-@pytest.fixture
-def moodle(shared_moodle: MoodleDouble) -> Iterator[MoodleDouble]:
-    shared_moodle.reset()
-    yield shared_moodle
-    shared_moodle.let_go()
-    shared_moodle.listen()
+from tests.moodle.outcomes import written
+from tests.moodle.persistent import Persistent, moodle_environment, until
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +32,7 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 async def college(ledger: Ledger, moodle: MoodleDouble) -> AsyncIterator[Persistent]:
     college = Persistent(ledger, moodle, create_courses=True)
     yield college
-    await college.worker.close()
+    await college.lasting.close()
 
 
 @asynccontextmanager
@@ -72,9 +56,9 @@ async def enrolled(ledger: Ledger, number: int) -> None:
     )
 
 
-def seats(*numbers: int) -> dict[tuple[str, str], bool]:
+def seats(*numbers: int) -> dict[tuple[str, str], str]:
     """The seats of these students in their classes."""
-    return {(f"C{n}", f"S{n}"): False for n in numbers}
+    return {(f"C{n}", f"S{n}"): "active" for n in numbers}
 
 
 def set_(**values: Any) -> tuple[Callable[[MoodleDouble], None], Callable[[MoodleDouble], None]]:
@@ -124,19 +108,19 @@ async def test_an_outage(college: Persistent, moodle: MoodleDouble, outage: str)
     time; when it works again the worker catches up by itself.
     """
     begin, end = OUTAGES[outage]
-    async with running(college.worker):
+    async with running(college.lasting):
         await enrolled(college.ledger, 1)
         await until(lambda: college.seats() == seats(1))
         begin(moodle)
         calls = len(moodle.calls)
         await enrolled(college.ledger, 2)
-        college.worker.wake()
-        await until(lambda: college.worker.trouble is not None and college.worker.trouble.failures > 3)
+        college.lasting.wake()
+        await until(lambda: college.lasting.trouble is not None and college.lasting.trouble.failures > 3)
         assert not written(moodle.calls[calls:])
         assert (await college.status("student", "S2"))[0] == "QUEUED"
         end(moodle)
         await until(lambda: college.seats() == seats(1, 2))
-        await until(lambda: college.worker.trouble is None)
+        await until(lambda: college.lasting.trouble is None)
         await enrolled(college.ledger, 3)
         await until(lambda: college.seats() == seats(1, 2, 3))
     await college.check()
@@ -150,11 +134,107 @@ async def test_pauses_grow(college: Persistent, moodle: MoodleDouble, monkeypatc
     moodle.refuse()
     clock = asyncio.get_running_loop().time
     pauses = []
-    await college.worker._look_at_all()
+    await college.lasting._look_at_all()
     for _ in range(9):
-        await college.worker._try()
-        assert college.worker.trouble is not None
-        pauses.append(college.worker.trouble.not_before - clock())
+        await college.lasting._try()
+        assert college.lasting.trouble is not None
+        pauses.append(college.lasting.trouble.not_before - clock())
     for number, pause in enumerate(pauses):
         longest = min(60.0, 2.0**number)
         assert longest / 2 - 0.5 < pause <= longest
+
+
+def once(moodle: MoodleDouble) -> None:
+    """Nothing was asked of Moodle twice."""
+    assert {key: count for key, count in written(moodle.calls).items() if count > 1} == {}
+
+
+async def test_two_workers_share_the_work(college: Persistent, moodle: MoodleDouble) -> None:
+    """Two workers with lanes of their own, whatever comes from either side: no call is made twice."""
+    ledger = college.ledger
+    lane = ledger.new_lane()
+    other = Worker(ledger.database, ledger.tenant, college.settings, lane)
+    async with running(college.lasting, other):
+        for number in range(8):
+            await enrolled(ledger, number)
+            (other if number % 2 else college.lasting).wake()
+        await until(lambda: college.seats() == seats(*range(8)))
+        await until(college.is_settled)
+    once(moodle)
+    await college.check()
+    await other.close()
+    await lane.close()
+
+
+async def test_one_takes_over_from_one_that_ends(college: Persistent, moodle: MoodleDouble) -> None:
+    """A worker that is stopped gives the turn back, and the other goes on; again and again."""
+    ledger = college.ledger
+    lane = ledger.new_lane()
+    other = Worker(ledger.database, ledger.tenant, college.settings, lane)
+    for number, worker in enumerate([college.lasting, other] * 3):
+        async with running(worker):
+            await enrolled(ledger, number)
+            await until(lambda number=number: college.seats() == seats(*range(number + 1)))
+    await college.through()
+    # stopped between a call and its report, one may find its seat taken and write it again
+    accounts = [key for key in written(moodle.calls) if key[0] == "core_user_create_users"]
+    assert len(accounts) == 6
+    await college.check()
+    await other.close()
+    await lane.close()
+
+
+async def test_one_that_lost_its_turn_calls_no_more(college: Persistent, moodle: MoodleDouble) -> None:
+    """A worker whose lease has run out, and which does not know it yet, is stopped at its next call."""
+    await enrolled(college.ledger, 1)
+    moodle.fail(Fault.timeout_before, "core_user_create_users")
+    settling = asyncio.create_task(college.lasting.settle())
+    await until(lambda: any(call.function == "core_user_create_users" for call in moodle.calls))
+    college.lasting._turn._until = 0.0
+    moodle.let_go()
+    with pytest.raises(MoodleError):
+        await settling
+    assert sum(written(moodle.calls).values()) == 1, "the one that was under way"
+    await college.through()
+    await college.check()
+
+
+async def test_a_server_beside_a_moodle_that_is_away(
+    home: Path, ledger: Ledger, tenant: str, moodle: MoodleDouble
+) -> None:
+    """`/v1/ready` names the Moodle and stays 200, records are accepted as ever, and the server's
+    worker catches up by itself.
+    """
+    college = Persistent(ledger, moodle, create_courses=True)
+    token = moodle.token
+    moodle.refuse()
+    environment = moodle_environment(tenant, moodle, create_courses=True)
+    with Server(home, **environment) as server, server.client(tenant) as client:
+
+        def degraded() -> list[str]:
+            ready = client.get("/v1/ready")
+            assert ready.status_code == 200
+            return [part["part"] for part in ready.json()["degraded"]]
+
+        assert statuses(client.post("/v1/sync/students", json=student("S1"))) == ["NEW"]
+        await until(lambda: degraded() == ["moodle"])
+        assert statuses(client.post("/v1/sync/classes", json={"id": "C1", "Class_Name": "C1"})) == ["NEW"]
+        seat = {"id": "E1", "Student": "S1", "BTEC_Class": "C1"}
+        sent = client.post("/v1/sync/enrollments", json=seat).json()["results"]
+        assert [(r["status"], r["moodle_status"]) for r in sent] == [("NEW", "QUEUED")]
+        moodle.listen()
+        await until(lambda: degraded() == [])
+        await until(lambda: client.get("/v1/enrollments/E1").json()["moodle_status"] == "SYNCED")
+        assert college.seats() == seats(1)
+        life = client.get("/v1/audit/records/enrollment/E1").json()["items"]
+        assert [(e["source"], e["status"]) for e in life] == [("sync", "NEW"), ("moodle", "SYNCED")]
+        moodle.revoke_token()
+        changed = {"id": "S1", "Last_Name": "Changed"}
+        assert statuses(client.post("/v1/sync/students", json=changed)) == ["UPDATED"]
+        await until(lambda: degraded() == ["moodle"])
+        assert token not in client.get("/v1/ready").text + "".join(server.log)
+        moodle.restore_token()
+        await until(lambda: degraded() == [])
+        assert college.user("S1").lastname == "Changed"
+        assert server.stop() == 0
+    await college.check()

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from projections.moodle.client import MoodleError
+from projections.moodle.wanted import SYNCED, Wanted
+from projections.moodle.whole import ENTITIES
 from projections.moodle.worker import Worker
 from tests.harness import Ledger
 from tests.moodle.college import College
@@ -52,6 +54,17 @@ class Persistent(College):
         wanted = await self.wanted((entity, zoho_id))
         return wanted.status((entity, zoho_id)), wanted.known((entity, zoho_id)).reason
 
+    async def is_settled(self) -> bool:
+        """Whether the ledger knows of everything that Moodle has it."""
+        rows = await self._rows()
+        wanted = Wanted(self.settings, rows)
+        names = [name for name in rows if name[0] in ENTITIES and rows[name] is not None]
+        return all(wanted.status(name) == SYNCED for name in names)
+
+    async def _rows(self) -> dict[Any, Any]:
+        async with self.whole() as whole:
+            return await whole.rows()
+
     async def check(self) -> None:
         """Nothing is there twice, nothing is left to do, and a replay gives the same rows without a call."""
         assert max(self.accounts().values(), default=1) == 1
@@ -61,6 +74,15 @@ class Persistent(College):
         calls = len(self.moodle.calls)
         assert await self.ledger.live() == await self.ledger.rebuilt()
         assert len(self.moodle.calls) == calls
+
+
+def moodle_environment(tenant: str, moodle: MoodleDouble, **settings: Any) -> dict[str, str]:
+    """The variables under which a process works on a double for a tenant."""
+    given = {"enabled": True, "base_url": moodle.url, "token": moodle.token, **settings}
+    shown = {
+        name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in given.items()
+    }
+    return {"DEFAULT_TENANT_ID": tenant, **{f"MOODLE_{name.upper()}": value for name, value in shown.items()}}
 
 
 async def until(condition: Callable[[], Any]) -> None:
