@@ -357,7 +357,8 @@ GARBAGE = b"<br />\n<b>Fatal error</b>:  Allowed memory size of 134217728 bytes 
 
 def listening_socket(port: int) -> socket.socket:
     """A socket to accept connections on; port 0 is any free one."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # asyncio switches Nagle's delay off only where the protocol is named
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((LOOPBACK, port))
     listener.listen(128)
