@@ -43,15 +43,18 @@ class Opened(msgspec.Struct):
 
     async def tenants(self, wanted: str | None) -> list[str]:
         """The tenant that is named, or all of them. Raises `CommandError`."""
-        known = await tenants(self.database, self.settings.default_tenant)
         if wanted is None:
-            return known
-        return [self.require(wanted, known)]
+            return await tenants(self.database, self.settings.default_tenant)
+        return [self.require(wanted, await self._known())]
 
     async def tenant(self, wanted: str | None) -> str:
         """The tenant that is named, or the default one. Raises `CommandError`."""
-        known = await tenants(self.database, self.settings.default_tenant)
-        return self.require(wanted or self.settings.default_tenant, known)
+        return self.require(wanted or self.settings.default_tenant, await self._known())
+
+    async def _known(self) -> list[str]:
+        """Tenants that have events, and those that are configured."""
+        found = await tenants(self.database, self.settings.default_tenant)
+        return [*found, *sorted(self.settings.tenants.keys() - found)]
 
     def require(self, tenant_id: str, known: list[str]) -> str:
         """Raises `CommandError`."""
