@@ -510,7 +510,7 @@ async def test_check(college: College, commands: Commands) -> None:
     assert (code, {line["what"]: line["ok"] for line in lines}) == (
         0,
         {"token": True, "functions": True, "see accounts": True, "make accounts": True, "change accounts": True,
-         "enrol students": None, "limits": True},
+         "enrol students": None, "make courses": True, "limits": True},
     )  # fmt: skip
     college.moodle.revoke_token()
     code, _, said = commands.run("check")
