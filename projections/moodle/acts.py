@@ -57,7 +57,8 @@ class Acts:
     """Brings one plan to Moodle.
 
     `again`: records that must be planned anew, since Moodle is not as the plan found it.
-    `freed`: e-mail addresses, in lower case, that an account has left.
+    `freed`: e-mail addresses, in lower case, that an account has left. `replaced`: students and
+    classes that have another account or course than Moodle said before, so that seats are missing.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Acts:
         self._done = self._all = 0
         self.again: set[Name] = set()
         self.freed: set[str] = set()
+        self.replaced: set[Name] = set()
         self.refused = 0
 
     async def carry_out(
@@ -113,6 +115,7 @@ class Acts:
         """Puts on disk what is news."""
         news = [report for report in reports if self._is_news(report)]
         self.refused += sum(report.reason is not None for report in news)
+        self.replaced.update(report.name for report in news if self._is_replaced(report))
         if news:
             await self._report_to(news)
 
@@ -121,6 +124,12 @@ class Acts:
         reason = report.reason[0] if report.reason else None
         same = known.asked == report.asked and known.reason == reason
         return not same or report.record["call"] is not None or known.moodle_id != report.moodle_id
+
+    def _is_replaced(self, report: Report) -> bool:
+        before = self._wanted.known(report.name).moodle_id
+        if report.name[0] not in ("student", "class") or report.reason is not None or before is None:
+            return False
+        return report.moodle_id not in (before, Report(report.name, None, {}).moodle_id)
 
     def _count(self, things: int) -> None:
         self._done += things
