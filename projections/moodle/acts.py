@@ -56,7 +56,8 @@ class Acts:
     """Brings one plan to Moodle.
 
     `again`: records that must be planned anew, since Moodle is not as the plan found it.
-    `freed`: e-mail addresses, in lower case, that an account has left.
+    `freed`: e-mail addresses, in lower case, that an account has left. `replaced`: students and
+    classes that have another account or course than Moodle said before, so that seats are missing.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Acts:
         self._done = self._all = 0
         self.again: set[Name] = set()
         self.freed: set[str] = set()
+        self.replaced: set[Name] = set()
         self.refused = 0
 
     async def carry_out(
@@ -112,6 +114,7 @@ class Acts:
         """Puts on disk what is news."""
         news = [self._with_student(report) for report in reports if self._is_news(report)]
         self.refused += sum(report.reason is not None for report in news)
+        self.replaced.update(report.name for report in news if self._is_replaced(report))
         if news:
             await self._report_to(news)
 
@@ -121,12 +124,20 @@ class Acts:
         same = known.asked == report.asked and known.reason == reason
         return not same or report.record["call"] is not None or known.moodle_id != report.moodle_id
 
+<<<<<<< HEAD
     def _with_student(self, report: Report) -> Report:
         """An enrollment's report is sealed under the key of its student."""
         if report.name[0] != "enrollment":
             return report
         seat = self._wanted.seat(report.name[1])
         return msgspec.structs.replace(report, student=seat.student if seat is not None else None)
+=======
+    def _is_replaced(self, report: Report) -> bool:
+        before = self._wanted.known(report.name).moodle_id
+        if report.name[0] not in ("student", "class") or report.reason is not None or before is None:
+            return False
+        return report.moodle_id not in (before, Report(report.name, None, {}).moodle_id)
+>>>>>>> tests-wanted
 
     def _count(self, things: int) -> None:
         self._done += things

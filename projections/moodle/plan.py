@@ -634,7 +634,8 @@ class Planner:
             is_open = is_open or (has is not None and self._wanted.moodle.student_role_id not in has.roles)
         else:
             was = "none"
-            is_open = any(self._open(name) for name in names)
+            seat_id = _seat_id(course_id, user_id)
+            is_open = any(self._open(name) for name in names) or any(k.moodle_id != seat_id for k in known)
             if key := self._unsure_key((course_id, student), sharing):
                 is_open &= key[1] not in taken.get(key[0], {})
         if not is_open and not leaving:

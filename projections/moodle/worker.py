@@ -337,6 +337,11 @@ class Worker:
             else:
                 said = "its account or its course in Moodle was there and then gone, again and again"
                 await self._park(name, (REFUSED_BY_MOODLE + "gone", said))
+        if acts.replaced:
+            async with self._database.transaction(self._tenant) as connection:
+                seats = await dependents(connection, self._tenant, sorted(acts.replaced))
+            self._queue.update(dict.fromkeys(name for name in seats if name[0] == "enrollment"))
+            self._forced.update(name for name in seats if name[0] == "enrollment")
         for entity, zoho_id in blocked:
             if entity == "student":
                 self._wait_for_email(wanted, zoho_id)
