@@ -188,7 +188,8 @@ Load = Callable[[Iterable[Name]], Awaitable[None]]
 
 class Planner:
     """Plans for one Moodle. `users` and `courses`: Moodle's ids that were found so far, by student
-    and by record; they hold as long as the planner is used.
+    and by record; they hold as long as the planner is used. `found_at`: where a record's course was
+    looked for.
 
     `whole`: everything is read and compared, seats too. Otherwise what Moodle has acknowledged
     is not read again. `fresh`: Moodle is another one, so that what it acknowledged is void.
@@ -205,6 +206,7 @@ class Planner:
         own_id: int = 0,
         users: dict[str, int] | None = None,
         courses: dict[Name, int] | None = None,
+        found_at: dict[Name, tuple[Place, ...]] | None = None,
     ) -> None:
         self._site = site
         self._wanted = wanted
@@ -214,6 +216,7 @@ class Planner:
         self._reserved = {GUEST, own_id}
         self.users = {} if users is None else users
         self.courses = {} if courses is None else courses
+        self._found_at = {} if found_at is None else found_at
         self.plan = Plan()
         self._done_users: set[str] = set()
         self._blocked: set[Name] = set()
@@ -431,14 +434,11 @@ class Planner:
 
     async def _plan_courses(self, names: list[Name]) -> None:
         wanted = [course for name in names if (course := self._wanted.course(name)) is not None]
-        looked = [
-            c
-            for c in wanted
-            if c.places and (self._whole or c.name not in self.courses or self._open(c.name))
-        ]
+        looked = [c for c in wanted if c.places and (self._whole or self._must_find(c))]
         places: dict[Place, int | None] = {}
 
         async def look(course: Course) -> None:
+            self._found_at[course.name] = course.places
             for place in course.places:
                 if place not in places:
                     found = await self._site.course_at(place)
@@ -466,6 +466,11 @@ class Planner:
                 self._block(course.name, refused, course.asked)
             else:
                 self.plan.create_courses.append(course)
+
+    def _must_find(self, course: Course) -> bool:
+        """Whether a course is to be looked for, and not just where it was found before."""
+        is_known = course.name in self.courses and self._found_at.get(course.name) == course.places
+        return not is_known or self._open(course.name)
 
     # -- seats
 
@@ -513,7 +518,7 @@ class Planner:
         for seat in seats:
             name = ("enrollment", seat.zoho_id)
             user_id, former_id = self.users.get(seat.student or ""), self.users.get(self._former(seat) or "")
-            if seat.asked is None or (not self._whole and not self._open(name)):
+            if seat.asked is None or not (self._whole or self._open(name) or self._is_elsewhere(seat)):
                 continue
             keys = had.setdefault(seat.zoho_id, set())
             if not seat.active and seat.course in self.courses and user_id is not None:
@@ -525,6 +530,12 @@ class Planner:
                     keys.add((int(course), int(user)))
         return had
 
+    def _is_elsewhere(self, seat: Seat) -> bool:
+        """Whether Moodle acknowledged another seat than the one that is wanted: the course is another one."""
+        has = self._wanted.known(("enrollment", seat.zoho_id)).moodle_id
+        place = self.courses.get(seat.course or ("", "")), self.users.get(seat.student or "")
+        return seat.active and has is not None and has != _seat_id(*place)
+
     def _leavers(
         self, seats: list[Seat], had: dict[str, set[tuple[Any, Any]]]
     ) -> dict[tuple[Any, Any], list[Seat]]:
@@ -534,7 +545,8 @@ class Planner:
         leavers: dict[tuple[Any, Any], list[Seat]] = {}
         for seat in seats:
             place = self.courses.get(seat.course or ("", "")), self.users.get(seat.student or "")
-            if not self._fresh and self._open(("enrollment", seat.zoho_id)):
+            is_open = self._open(("enrollment", seat.zoho_id)) or self._is_elsewhere(seat)
+            if is_open and not self._fresh:
                 for key in had.get(seat.zoho_id, ()):
                     if not seat.active or key != place:
                         leavers.setdefault(key, []).append(seat)
@@ -568,7 +580,10 @@ class Planner:
 
     def _may_become_active(self, seat: Seat, key: tuple[int, int]) -> bool:
         """Whether a seat that Moodle shows as not active may be so only for its times."""
-        known = self._wanted.known(("enrollment", seat.zoho_id))
+        name = ("enrollment", seat.zoho_id)
+        if not seat.active and not self._open(name):
+            return False  # it was given up
+        known = self._wanted.known(name)
         has = None if self._fresh else _acknowledged(known, key)
         if has is None:
             return _is_outside(seat.start, seat.end)

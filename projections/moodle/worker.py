@@ -35,7 +35,7 @@ from projections.moodle.report import Report, Reporter
 from projections.moodle.rules import Reason
 from projections.moodle.site import Site
 from projections.moodle.turn import WORK, Turn
-from projections.moodle.wanted import FAILED, QUEUED, Wanted
+from projections.moodle.wanted import FAILED, QUEUED, Place, Wanted
 from projections.queries import SQL
 from projections.state import Name, Row, from_columns
 
@@ -90,6 +90,7 @@ class Worker:
         self._tries: Counter[Name] = Counter()
         self._users: dict[str, int] = {}
         self._courses: dict[Name, int] = {}
+        self._found_at: dict[Name, tuple[Place, ...]] = {}
         self._waiting_for_email: dict[str, set[str]] = {}
         self._own_id: int | None = None
 
@@ -276,7 +277,7 @@ class Worker:
         if self._own_id is None or self.trouble is not None:
             self._own_id = await prepare(self._site)
         if len(self._users) + len(self._courses) > _CACHED:
-            self._users, self._courses = {}, {}
+            self._users, self._courses, self._found_at = {}, {}, {}
 
         async def load(more: Iterable[Name]) -> None:
             async with self._database.transaction(self._tenant, snapshot=True) as connection:
@@ -284,7 +285,13 @@ class Worker:
 
         enrollments = await self._sharing([name for name in todo if name[0] == "enrollment"], wanted, load)
         planner = Planner(
-            self._site, wanted, load, own_id=self._own_id, users=self._users, courses=self._courses
+            self._site,
+            wanted,
+            load,
+            own_id=self._own_id,
+            users=self._users,
+            courses=self._courses,
+            found_at=self._found_at,
         )
         plan = await planner.make(
             [zoho_id for entity, zoho_id in todo if entity == "student"],
