@@ -700,3 +700,31 @@ async def test_a_renamed_student_without_an_account(college: College) -> None:
     await college.settle()
     assert (college.user("S1").firstname, college.seats()) == ("Layla", {("C1", "S1"): "active"})
     assert await college.calls() == []
+
+
+async def test_an_idnumber_given_to_another_course(college: College) -> None:
+    """Where an administrator gives a class's idnumber to another course, its students move there as soon
+    as somebody new is to sit in it.
+    """
+    await enrolled(college)
+    site = college.moodle.site
+    [course_id] = [c.id for c in site.tables.courses.values() if c.idnumber == "C1"]
+    site.change_course(course_id, idnumber="")
+    site.add_course(shortname="new", idnumber="C1")
+    await college.send(students=student("S2"), enrollments=enrollment("E2", "S2", "C1"))
+    await college.settle()
+    assert college.seats() == {("C1", "S1"): "suspended", ("new", "S1"): "active", ("new", "S2"): "active"}
+    assert await college.calls() == []
+
+
+async def test_a_class_that_names_another_course_while_it_is_away(college: College) -> None:
+    """A worker forgets where it found a course when the class names another one, deleted or not."""
+    await enrolled(college)
+    await college.send(classes=class_("C1", Moodle_Class_ID="C2"))
+    await college.send(classes=deleted("C1"))
+    async with college.worker() as worker:
+        await worker.settle()
+        assert college.seats() == {("C1", "S1"): "suspended"}
+        await college.send(classes=class_("C1", Moodle_Class_ID=None))
+        await worker.settle()
+    assert college.seats() == {("C1", "S1"): "active"}
