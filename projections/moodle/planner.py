@@ -21,7 +21,8 @@ from projections.state import Name
 
 class Planner:
     """Plans for one Moodle. `users` and `courses`: Moodle's ids that were found so far, by student
-    and by record; they hold as long as they are kept. `whole`: everything is read and compared,
+    and by record; they hold as long as they are kept, courses while they are sought at the places
+    in `sought`. `whole`: everything is read and compared,
     seats too. Otherwise what Moodle has acknowledged is not read again. `unsure`: enrollments
     whose call had no answer.
     """
@@ -37,11 +38,13 @@ class Planner:
         unsure: Iterable[str] = (),
         users: dict[str, int] | None = None,
         courses: dict[Name, int] | None = None,
+        sought: dict[Name, tuple[Place, ...]] | None = None,
     ) -> None:
         self._site = site
         self._wanted = wanted
         self.users: dict[str, int] = {} if users is None else users
         self.courses: dict[Name, int] = {} if courses is None else courses
+        self._sought: dict[Name, tuple[Place, ...]] = {} if sought is None else sought
         self._draft = Draft(site, wanted, self.users, self.courses, whole=whole)
         self._seats = Seats(self._draft, frozenset(unsure))
         self.accounts = Accounts(self._draft, load, own_id)
@@ -95,6 +98,7 @@ class Planner:
 
         async def look(course: Course) -> None:
             self.courses.pop(course.name, None)
+            self._sought[course.name] = course.places
             for place in course.places:
                 if place not in places:
                     places[place] = [found.id for found in await self._site.courses_at(place)]
@@ -108,11 +112,15 @@ class Planner:
             if len(found := places[place] if course.places else []) == 1:
                 self.courses[course.name] = found[0]
 
-        looked = [c for c in wanted if draft.whole or c.name not in self.courses or draft.is_open(c.name)]
-        await together(look, [course for course in looked if course.places])
+        await together(look, [course for course in wanted if course.places and self._is_sought(course)])
         for course in wanted:
             if course.asked is not None and course.name not in draft.blocked:
                 self._plan_course(course)
+
+    def _is_sought(self, course: Course) -> bool:
+        """Whether a course is to be looked for, and not just where it was found before."""
+        found = course.name in self.courses and self._sought.get(course.name) == course.places
+        return self._draft.whole or not found or self._draft.is_open(course.name)
 
     def _plan_course(self, course: Course) -> None:
         draft = self._draft

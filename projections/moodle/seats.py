@@ -81,10 +81,18 @@ class Seats:
             self._place(key).refused.append(seat)
         else:
             self._place(key).asking.append(seat)
-        if self._draft.whole or self._draft.is_open(name):
+        if self._draft.whole or self._moves(seat):
             for left in self._had(seat):
                 if left != key or not seat.active:
                     self._place(left).leaving.append(seat)
+
+    def _moves(self, seat: Seat) -> bool:
+        """Whether an enrollment's seat is to change, be it that its course is another one than before."""
+        name = ("enrollment", seat.zoho_id)
+        if self._draft.is_open(name):
+            return True
+        has = self._wanted.known(name).moodle_id
+        return seat.active and has is not None and has != seat_id(*self._key(seat))
 
     def _place(self, key: Key) -> _Place:
         return self._places.setdefault(key, _Place([], [], []))
@@ -202,7 +210,7 @@ class Seats:
         has = self._taken.get(course_id or 0, {}).get(user_id or 0)
         was = "none" if has is None else "suspended" if has.suspended else "active"
         names = [("enrollment", seat.zoho_id) for seat in place.asking]
-        leaving = [s for s in place.leaving if self._draft.is_open(("enrollment", s.zoho_id))]
+        leaving = [s for s in place.leaving if self._moves(s)]
         if self._draft.whole:
             acknowledged = [self._acknowledged(seat, key) for seat in place.asking]
             if (

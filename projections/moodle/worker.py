@@ -38,7 +38,7 @@ from projections.moodle.rules import Reason
 from projections.moodle.seats import former_student
 from projections.moodle.site import Site
 from projections.moodle.turn import WORK, Turn, making_courses
-from projections.moodle.wanted import FAILED, QUEUED, Known, Wanted
+from projections.moodle.wanted import FAILED, QUEUED, Known, Place, Wanted
 from projections.queries import SQL
 from projections.state import Name, Row, from_columns
 
@@ -98,6 +98,7 @@ class Worker:
         self._tries: Counter[Name] = Counter()
         self._users: dict[str, int] = {}
         self._courses: dict[Name, int] = {}
+        self._sought: dict[Name, tuple[Place, ...]] = {}
         self._waiting_for_email: dict[str, set[str]] = {}
         self._unsure: set[str] = set()
         self._strikes: Counter[Name] = Counter()
@@ -336,7 +337,7 @@ class Worker:
             self._own_id = await prepare(self._site)
             self._answers = True
         if len(self._users) + len(self._courses) > _CACHED:
-            self._users, self._courses = {}, {}
+            self._users, self._courses, self._sought = {}, {}, {}
 
         async def load(more: Iterable[Name]) -> None:
             async with self._database.transaction(self._tenant, snapshot=True) as connection:
@@ -351,6 +352,7 @@ class Worker:
             unsure=self._unsure,
             users=self._users,
             courses=self._courses,
+            sought=self._sought,
         )
         plan = await planner.make(
             [zoho_id for entity, zoho_id in todo if entity == "student"],
