@@ -179,7 +179,7 @@ async def _apply(
     async with _whole(ledger, tenant_id) as whole:
         rows = await whole.rows()
         since = max((row.position or 0 for row in rows.values() if row is not None), default=0)
-        found, _ = await whole.plan(rows, since=since if fresh else 0)
+        found, _ = await whole.plan(rows, since=since if fresh else -1)
         _show(found.document(), as_json=as_json)
         wanted = found.count + (len(found.unknown) if prune else 0)
         if wanted and not yes and not await _agreed(wanted):

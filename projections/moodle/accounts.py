@@ -205,7 +205,8 @@ class Accounts:
             if account.username != login or account.email.lower() == email or not account.idnumber:
                 continue
             await self._load([("student", account.idnumber)])
-            if account.idnumber == user.zoho_id or self._wanted.user(account.idnumber) is None:
+            holder = self._wanted.user(account.idnumber)
+            if account.idnumber == user.zoho_id or holder is None or holder.username == login:
                 continue
             suffix = "." + re.sub(r"[^a-z0-9_-]", "_", user.zoho_id.lower())
             user = msgspec.structs.replace(user, username=login[: NAME_CHARACTERS - len(suffix)] + suffix)

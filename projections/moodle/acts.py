@@ -71,7 +71,7 @@ class Acts:
         site: Site,
         planner: Planner,
         wanted: Wanted,
-        making_courses: Callable[[], AbstractAsyncContextManager[Callable[[], None]]],
+        making_courses: Callable[[], AbstractAsyncContextManager[None]],
     ) -> None:
         """`making_courses`: around each call that makes courses, see `projections.moodle.turn`."""
         self._site = site
@@ -317,9 +317,8 @@ class Acts:
 
         async def some(part: Sequence[list[Course]]) -> None:
             sent = [self._new_course(shared[0], shared[0].shortname) for shared in part]
-            async with self._making_courses() as answered:
+            async with self._making_courses():
                 results = await self._site.create_courses(sent)
-                answered()
             reports = []
             for shared, fields, first in zip(part, sent, results, strict=True):
                 result: int | RefusedError = first
@@ -328,9 +327,8 @@ class Acts:
                     fields = self._new_course(  # noqa: PLW2901
                         shared[0], shared[0].shortname[: SHORTNAME_CHARACTERS - len(suffix)] + suffix
                     )
-                    async with self._making_courses() as answered:
+                    async with self._making_courses():
                         [result] = await self._site.create_courses([fields])
-                        answered()
                 refused = result if isinstance(result, RefusedError) else None
                 record = _record("core_course_create_courses", fields, refused, {"id": result})
                 for course in shared:

@@ -44,8 +44,12 @@ class MoodleError(Exception):
 
 class AwayError(MoodleError):
     """Moodle cannot be reached or does not work now: it is tried again later. What was asked may
-    have been done all the same.
+    have been done all the same, and where `under_way` be done later still.
     """
+
+    def __init__(self, text: str, *, under_way: bool = False) -> None:
+        super().__init__(text)
+        self.under_way = under_way
 
 
 class MisconfiguredError(MoodleError):
@@ -122,9 +126,11 @@ class MoodleClient:
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise AwayError(f"it cannot be reached: {_said(error)}") from None
         except (TimeoutError, httpx.TimeoutException):
-            raise AwayError(f"no answer to {function} within {self._seconds:g} seconds") from None
+            said = f"no answer to {function} within {self._seconds:g} seconds"
+            raise AwayError(said, under_way=True) from None
         except httpx.HTTPError as error:
-            raise AwayError(f"the connection broke during {function}: {_said(error)}") from None
+            said = f"the connection broke during {function}: {_said(error)}"
+            raise AwayError(said, under_way=True) from None
 
 
 def flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
@@ -155,7 +161,8 @@ def _answer(function: str, response: httpx.Response) -> Any:
     if response.is_redirect:
         raise MisconfiguredError("MOODLE_BASE_URL leads elsewhere: use the address that it redirects to")
     if status != httpx.codes.OK:
-        raise AwayError(f"it answered {function} with HTTP {status}")
+        gateway = status in (httpx.codes.BAD_GATEWAY, httpx.codes.GATEWAY_TIMEOUT)
+        raise AwayError(f"it answered {function} with HTTP {status}", under_way=gateway)
     try:
         body = msgspec.json.decode(response.content)
     except msgspec.DecodeError:

@@ -22,6 +22,12 @@ FULLNAME_CHARACTERS = 254
 Reason = tuple[str, str]
 """A code, and the same in words; no value of a person is in it."""
 
+REASONS = frozenset({
+    "bad_email", "name_too_long", "bad_name", "id_too_long", "username_too_long",
+    "no_email", "no_first_name", "no_last_name", "no_username",
+})  # fmt: skip
+"""The codes of what is said of a person here; it follows from the record and the settings alone."""
+
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _EMAIL = re.compile(rf"(?=.{{1,64}}@){_ATOM}(?:\.{_ATOM})*@(?:{_LABEL}\.)+{_LABEL}")

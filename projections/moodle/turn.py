@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from ledger.database import Database
 from ledger.errors import DatabaseAwayError
 from projections.followers import Lease, LeaseLostError
-from projections.moodle.client import AwayError
+from projections.moodle.client import AwayError, MoodleError
 from projections.queries import SQL
 
 WORK, WISH, COURSES = "moodle", "moodle-wish", "moodle-courses"
@@ -83,27 +83,22 @@ class Turn:
 
 
 @asynccontextmanager
-async def making_courses(
-    database: Database, tenant_id: str, timeout_seconds: float
-) -> AsyncIterator[Callable[[], None]]:
+async def making_courses(database: Database, tenant_id: str, timeout_seconds: float) -> AsyncIterator[None]:
     """Around one call that makes courses, of which Moodle would make two where two such calls are
-    under way at once. The caller tells when it has an answer; without one nobody else makes
-    courses before that call must have ended. Raises `AwayError` where such a one is waited for.
+    under way at once. Where one has no answer, nobody makes courses before it must have ended.
+
+    Raises `AwayError` where such a one is waited for.
     """
     turn = Turn(database, tenant_id, COURSES, timeout_seconds + _MARGIN_SECONDS)
     if not await turn.take():
         raise AwayError("an earlier call that makes courses had no answer: what came of it is waited for")
-    answered = False
-
-    def tell() -> None:
-        nonlocal answered
-        answered = True
-
     try:
-        yield tell
-    finally:
-        if answered:
+        yield
+    except MoodleError as error:
+        if not (isinstance(error, AwayError) and error.under_way):
             await turn.give_back()
+        raise
+    await turn.give_back()
 
 
 @asynccontextmanager

@@ -95,7 +95,7 @@ class Wanted:
     those that they depend on (`depends_on`), with the rows of Moodle's reports.
     """
 
-    def __init__(self, settings: TenantSettings, rows: Mapping[Name, Row | None], *, since: int = 0) -> None:
+    def __init__(self, settings: TenantSettings, rows: Mapping[Name, Row | None], *, since: int = -1) -> None:
         """`since`: what Moodle reported up to this position is void, since it is another Moodle now."""
         self.settings = settings
         self.moodle = settings.moodle
@@ -198,9 +198,16 @@ class Wanted:
         asked, known = self.asked(name), self.known(name)
         if asked is None:
             return SYNCED
-        if known.asked == asked:
+        if known.asked == asked and not self._is_outdated(name, known):
             return FAILED if known.reason else SYNCED
         return FAILED if name[0] == "enrollment" and self.blocked_by(row.name) else QUEUED
+
+    def _is_outdated(self, name: Name, known: Known) -> bool:
+        """Whether a student was refused by a rule that says something else under other settings."""
+        if name[0] != "student" or known.reason not in rules.REASONS:
+            return False
+        user = self.user(name[1])
+        return user is not None and known.reason not in {r[0] for r in (user.problem, user.lacking) if r}
 
     def blocked_by(self, enrollment: Name) -> Name | None:
         """The student or class whose account or course Moodle refused, so that an enrollment that

@@ -44,7 +44,7 @@ class Whole:
         self.client = MoodleClient(settings.moodle, turn.holds if turn is not None else lambda: True)
         self.site = Site(self.client, settings.moodle)
 
-    async def plan(self, rows: dict[Name, Row | None], *, since: int = 0) -> tuple[Plan, Acts]:
+    async def plan(self, rows: dict[Name, Row | None], *, since: int = -1) -> tuple[Plan, Acts]:
         """What it takes to bring Moodle to the wanted state of these rows. `since`: whatever Moodle
         acknowledged up to this position is void. Raises `MoodleError`.
         """
@@ -60,7 +60,7 @@ class Whole:
         )
         return plan, Acts(self.site, planner, wanted, self._making_courses)
 
-    def _making_courses(self) -> AbstractAsyncContextManager[Callable[[], None]]:
+    def _making_courses(self) -> AbstractAsyncContextManager[None]:
         return making_courses(self._database, self._tenant, self._settings.moodle.timeout)
 
     async def apply(
@@ -79,7 +79,7 @@ class Whole:
         Raises `MoodleError`, `DatabaseAwayError`.
         """
         report = Reporter(lane, self._tenant, self._settings.moodle.base_url or "")
-        since = await self._began() if fresh else 0
+        since = await self._began() if fresh else -1
         tried = refused = 0
         for _ in range(TRIES):
             plan, acts = await self.plan(await self.rows(), since=since)

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -27,6 +27,7 @@ from ledger.errors import DatabaseAwayError, KeyInFlightError, OtherVersionError
 from ledger.lane import Lane
 from ledger.settings import TenantSettings
 from projections.followers import LeaseLostError
+from projections.moodle.accounts import OF_OTHERS
 from projections.moodle.acts import Acts, reason_of
 from projections.moodle.check import prepare
 from projections.moodle.client import AwayError, MisconfiguredError, MoodleClient, MoodleError, RefusedError
@@ -38,7 +39,7 @@ from projections.moodle.rules import Reason
 from projections.moodle.seats import former_student
 from projections.moodle.site import Site
 from projections.moodle.turn import WORK, Turn, making_courses
-from projections.moodle.wanted import FAILED, QUEUED, Known, Place, Wanted
+from projections.moodle.wanted import FAILED, QUEUED, Place, Wanted
 from projections.queries import SQL
 from projections.state import Name, Row, from_columns
 
@@ -207,9 +208,7 @@ class Worker:
         return self.trouble.text if self.trouble is not None else self._elsewhere
 
     async def _look_at_all(self) -> None:
-        """Queues every record whose wanted state is not the one that Moodle reported on, or that was not
-        even asked of Moodle.
-        """
+        """Queues every record whose wanted state is not the one that Moodle reported on."""
         async with self._database.transaction(self._tenant) as connection:
             head = await connection.fetchrow(SQL["head"], self._tenant)
         self._position = head["position"] if head is not None else 0
@@ -228,9 +227,8 @@ class Worker:
                     status = wanted.status(name)
                     if status == QUEUED:
                         self._queue[name] = None
-                    elif status == FAILED and _by_a_rule(wanted.known(name)):
-                        self._queue[name] = None  # Moodle or the settings may be others now
-                        self._forced.add(name)
+                    elif status == FAILED and wanted.known(name).reason in OF_OTHERS:
+                        self._wait_for_email(wanted, name[1])
                 after = names[-1][1] if len(names) == _PAGE else None
 
     async def _look_behind(self) -> bool:
@@ -389,7 +387,7 @@ class Worker:
         row = wanted.row(name) if name[0] == "enrollment" else None
         return row.fields.get("student_zoho_id") if row is not None else None
 
-    def _making_courses(self) -> AbstractAsyncContextManager[Callable[[], None]]:
+    def _making_courses(self) -> AbstractAsyncContextManager[None]:
         return making_courses(self._database, self._tenant, self._settings.moodle.timeout)
 
     async def _after(self, acts: Acts, wanted: Wanted) -> None:
@@ -418,8 +416,3 @@ class Worker:
         user = wanted.user(zoho_id)
         if user is not None and (email := user.values.get("email")):
             self._waiting_for_email.setdefault(email.lower(), set()).add(zoho_id)
-
-
-def _by_a_rule(known: Known) -> bool:
-    """Whether something was refused without being asked of Moodle."""
-    return known.reason is not None and not known.reason.startswith(REFUSED_BY_MOODLE)

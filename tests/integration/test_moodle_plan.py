@@ -382,7 +382,11 @@ async def test_apply_killed(
     code, plan, _ = commands.run("plan", "--json")
     assert (code, plan["create_users"], plan["create_courses"], len(plan["enrol"])) == (2, [], [], 12)
     code, shown, said = commands.run("apply", "--yes", "--json")
-    assert (code, len(shown["enrol"]), said) == (0, 12, "12 done, 0 refused, 2 not to be done")
+    assert (code, len(shown["enrol"]), said) == (
+        0,
+        12,
+        "12 of 12 changes done, 0 refused; 2 were not to be done",
+    )
     await college.send(students=student("S?"))
     assert commands.run("apply", "--yes")[0] == 0
     assert commands.run("plan") == (0, "Moodle is as the ledger wants it.\n", "")

@@ -81,7 +81,7 @@ class College:
     async def planned(self, *, fresh: bool = False) -> tuple[Plan, Acts]:
         """The plan of now; `fresh`: as if Moodle had acknowledged nothing."""
         async with self.whole() as whole:
-            return await whole.plan(await whole.rows(), since=2**62 if fresh else 0)
+            return await whole.plan(await whole.rows(), since=2**62 if fresh else -1)
 
     async def plan(self, *, fresh: bool = False) -> dict[str, list[dict[str, Any]]]:
         """The parts of the plan of now that are not empty, as a document."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from projections.moodle.client import MoodleError
+from projections.moodle.turn import COURSES
 from projections.moodle.wanted import SYNCED, Wanted
 from projections.moodle.whole import ENTITIES
 from projections.moodle.worker import Worker
@@ -40,10 +41,18 @@ class Persistent(College):
             except MoodleError as error:
                 errors.append(error)
                 assert len(errors) < 5, errors
+                await self.let_time_pass()
                 self.moodle.listen()
                 self.moodle.restore_token()
             else:
                 return errors
+
+    async def let_time_pass(self) -> None:
+        """A call that makes courses and had no answer must have ended by now."""
+        async with self.ledger.database.transaction(self.ledger.tenant) as connection:
+            await connection.execute(
+                "delete from ledger.leases where tenant_id = $1 and name = $2", self.ledger.tenant, COURSES
+            )
 
     def accounts(self) -> Counter[str]:
         """How many accounts there are by idnumber."""

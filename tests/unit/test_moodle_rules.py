@@ -129,9 +129,9 @@ def test_long_ids() -> None:
     """A Zoho id goes into the idnumber of 255 characters, of a course 100; a full name has 254."""
     assert rules.user_problem({**GOOD, "zoho_id": "1" * 255}) is None
     assert (rules.user_problem({**GOOD, "zoho_id": "1" * 256}) or ("",))[0] == "id_too_long"
-    assert rules.course_problem("x" * 254, "1" * 100) is None
-    assert (rules.course_problem("x" * 255, "1") or ("",))[0] == "name_too_long"
-    assert (rules.course_problem("x", "1" * 101) or ("",))[0] == "id_too_long"
+    assert rules.course_problem("x" * 254, "x", "1" * 100) is None
+    assert (rules.course_problem("x" * 255, "x", "1") or ("",))[0] == "name_too_long"
+    assert (rules.course_problem("x", "x", "1" * 101) or ("",))[0] == "id_too_long"
 
 
 @pytest.mark.parametrize(
