@@ -20,6 +20,7 @@ from projections.moodle.plan import (
     Plan,
     Planner,
     SeatChange,
+    Settled,
     Unknown,
     new_account,
 )
@@ -90,7 +91,7 @@ class Acts:
         self._report_to, self._tell = report, tell
         self._all = plan.count + (len(plan.unknown) if prune else 0)
         self._tell(Progress(0, self._all))
-        await self._report([Report(s.name, s.asked, {"call": None}, s.moodle_id) for s in plan.settled])
+        await self._settle([s for s in plan.settled if s.name[0] != "enrollment"])
         await self._report(
             [
                 Report(b.name, b.asked, {"call": None}, b.moodle_id, b.reason)
@@ -102,14 +103,17 @@ class Acts:
         known = len(plan.update_users), len(plan.settled), len(plan.blocked)
         await self._create_users(plan.create_users)
         await self._update(plan.update_users[known[0] :])  # accounts that were there after all
-        await self._report(
-            [Report(s.name, s.asked, {"call": None}, s.moodle_id) for s in plan.settled[known[1] :]]
-        )
+        await self._settle(plan.settled[known[1] :])
         await self._create_courses(plan.create_courses)
         for kind in ("suspend", "unenrol", "enrol"):
             await self._seats(kind, [change for change in plan.seats if change.kind == kind])
+        # last, since some of these left another seat just now
+        await self._settle([s for s in plan.settled[: known[1]] if s.name[0] == "enrollment"])
         if prune:
             await self._prune(plan.unknown)
+
+    async def _settle(self, settled: Sequence[Settled]) -> None:
+        await self._report([Report(s.name, s.asked, {"call": None}, s.moodle_id) for s in settled])
 
     async def _report(self, reports: list[Report]) -> None:
         """Puts on disk what is news."""
