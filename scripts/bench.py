@@ -356,7 +356,8 @@ def main() -> None:
     if "--help" in sys.argv or "-h" in sys.argv:
         print(
             "usage: scripts/bench [--rounds 5] [--scale 1.0]        what a durable post costs\n"
-            "       scripts/bench past [--events 1000000]           what asking a long past costs\n\n"
+            "       scripts/bench past [--events 1000000]           what asking a long past costs\n"
+            "       scripts/bench moodle                            how fast a Moodle is filled\n\n"
             "example: scripts/bench --rounds 3"
         )
         return
@@ -364,6 +365,11 @@ def main() -> None:
         from scripts import bench_past
 
         bench_past.main(sys.argv[2:])
+        return
+    if sys.argv[1:2] == ["moodle"]:
+        from scripts import bench_moodle
+
+        bench_moodle.main()
         return
     options = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=False))
     bench = Bench(int(options.get("--rounds", 5)), float(options.get("--scale", 1)))

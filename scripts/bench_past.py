@@ -84,7 +84,7 @@ class Seed:
     def __init__(self, installation: Installation, database: Database) -> None:
         self._reader = Reader(ENTITIES, TenantSettings())
         render = renderer(ENTITIES, moodle_enabled=False)
-        self._lane = Lane(
+        self.lane = Lane(
             TENANT, database, installation.master_key, ENTITIES, InlineState(ENTITIES), render, ttl_seconds=0
         )
         self.records = 0
@@ -102,24 +102,25 @@ class Seed:
                         plural, raw = record(number, version)
                         by_plural.setdefault(plural, []).append(raw)
                     for plural, raws in by_plural.items():
-                        await self._post(plural, raws)
+                        await self.post(plural, raws)
                     done = 5 * (self.records - first) + version * size + (numbers.stop - self.records)
                     meter.tell(TENANT, 5 * first + done, events)
             self.records += size
 
-    async def _post(self, plural: str, raws: list[dict[str, Any]]) -> None:
+    async def post(self, plural: str, raws: list[dict[str, Any]]) -> None:
+        """Appends records as one delivery."""
         body = json.dumps({"data": raws}).encode()
         payload = read_payload(body, "application/json", b"")
         entity = ENTITIES.by_plural[plural]
         records = [self._reader.read(entity.name, raw, suspect=payload.suspect) for raw in payload.records]
         origin = Origin(TENANT, "sync", uuid.uuid4().hex)
-        await self._lane.submit(
+        await self.lane.submit(
             Delivery(plural, origin.delivery_id, True, sha256(body).digest(), origin, records, remember=False)
         )
 
     async def close(self) -> None:
         """Ends the lane."""
-        await self._lane.close()
+        await self.lane.close()
 
 
 def command(home: Path, *arguments: str) -> tuple[float, float, bytes]:

@@ -10,8 +10,7 @@ import msgspec
 
 from ledger.settings import MoodleSettings
 from projections.moodle.client import MOST_FIELDS, MisconfiguredError, MoodleClient, RefusedError
-from projections.moodle.plan import GUEST
-from projections.moodle.site import Site
+from projections.moodle.site import GUEST, UNSEEN, Site
 
 FUNCTIONS = (
     "core_webservice_get_site_info",
@@ -30,10 +29,7 @@ CREATE_COURSES = "core_course_create_courses"
 
 _NOBODY = 2_000_000_000  # an id that no account has
 _GUESTS_NAME = "guest"
-_UNSEEN = (
-    "the token's user sees no other accounts by username or idnumber, so that nobody could tell who is missing: "
-    "give its role moodle/user:viewdetails and moodle/user:viewalldetails"
-)
+_LONG = MOST_FIELDS - 10  # values, with room for the other fields
 
 
 class Finding(msgspec.Struct):
@@ -60,7 +56,7 @@ async def prepare(site: Site) -> int:
     info = await site.info()
     sees = await sees_accounts(site)
     if sees is False:
-        raise MisconfiguredError(_UNSEEN)
+        raise MisconfiguredError(UNSEEN)
     site.unsure = sees is None
     return int(info.get("userid", 0))
 
@@ -93,9 +89,7 @@ async def check(
         findings.append(Finding("functions", True, f"all {len(needed)} are in the token's service"))
     sees = await sees_accounts(site) if "core_user_get_users_by_field" not in missing else None
     findings.append(
-        Finding(
-            "see accounts", sees, "other accounts are found by username and idnumber" if sees else _UNSEEN
-        )
+        Finding("see accounts", sees, "other accounts are found by username and idnumber" if sees else UNSEEN)
     )
     probe = _Probe(client)
     if "core_user_create_users" not in missing:
@@ -114,8 +108,10 @@ async def check(
         )
     if "enrol_manual_enrol_users" not in missing:
         findings.append(await _enrolling(client, settings, course_id, own_id))
+    if settings.create_courses and CREATE_COURSES not in missing:
+        findings.append(await _making_courses(client, settings.category_id))
     if "core_user_get_users_by_field" not in missing:
-        findings.append(await _limit(site, own_id))
+        findings.append(await _limit(client, own_id))
     return findings
 
 
@@ -159,16 +155,32 @@ async def _enrolling(
     return Finding(what, True, f"allowed (role {role}, tried in course {course_id})")
 
 
-async def _limit(site: Site, own_id: int) -> Finding:
+async def _limit(client: MoodleClient, own_id: int) -> Finding:
     """Whether the last field of a long call arrives."""
-    ids = [str(_NOBODY + number) for number in range(site.at_once(1) - 1)]
+    ids = [_NOBODY + number for number in range(_LONG - 1)]
+    function = "core_user_get_users_by_field"
     try:
-        found = await site.users_by("id", [*ids, str(own_id)])
+        found = await client.call(function, field="id", values=[*ids, own_id])
     except MisconfiguredError:  # the token, which stands behind them, did not arrive
         found = []
     if found or not own_id:
-        return Finding("limits", True, f"calls of {len(ids) + 1} values arrive whole")
+        return Finding("limits", True, f"calls of {_LONG} values arrive whole")
     return Finding(
         "limits", False,
-        f"of {MOST_FIELDS} form fields some are dropped: raise PHP's max_input_vars to 5000, or lower MOODLE_BATCH",
+        f"of {_LONG} form fields some are dropped: raise PHP's max_input_vars to 5000, or lower MOODLE_BATCH",
     )  # fmt: skip
+
+
+async def _making_courses(client: MoodleClient, category_id: int) -> Finding:
+    """Tries to make a course that ends before it begins, which Moodle never makes."""
+    what, never = "make courses", {"startdate": 2, "enddate": 1}
+    course = {"fullname": "-", "shortname": "sync-ledger-check", "categoryid": category_id, **never}
+    try:
+        await client.call(CREATE_COURSES, courses=[course])
+    except RefusedError as error:
+        if error.code in ("nopermissions", "requireloginerror"):
+            return Finding(what, False, "not allowed: give the token's role moodle/course:create")
+        if error.code in ("errorcatcontextnotvalid", "unknowcategory", "invalidrecord"):
+            detail = f"there is no category {category_id} that the token may use: set MOODLE_CATEGORY_ID"
+            return Finding(what, False, detail)
+    return Finding(what, True, f"allowed (moodle/course:create, category {category_id})")

@@ -21,6 +21,8 @@ from ledger.settings import MoodleSettings
 MOST_FIELDS = 900
 _CONTROL_FIELDS = 3
 _CONNECT_SECONDS = 10.0
+_IDLE_SECONDS = 2.0
+"""Less than any server keeps an idle connection (Apache: 5), so that none closes under a call."""
 _PATH = "/webservice/rest/server.php"
 
 _TEMPORARY = {
@@ -71,7 +73,7 @@ class MoodleClient:
         self._url = settings.base_url + _PATH
         self._turns = asyncio.Semaphore(settings.concurrency)
         timeout = httpx.Timeout(settings.timeout, connect=min(settings.timeout, _CONNECT_SECONDS))
-        limits = httpx.Limits(max_connections=settings.concurrency)
+        limits = httpx.Limits(max_connections=settings.concurrency, keepalive_expiry=_IDLE_SECONDS)
         self._http = httpx.AsyncClient(timeout=timeout, limits=limits)
         self._seconds = settings.timeout
         self._may_call = may_call
@@ -170,6 +172,8 @@ def _error(function: str, body: dict[str, Any]) -> MoodleError:
     code, message = str(body.get("errorcode") or "error"), str(body.get("message") or "")
     if code in _TEMPORARY:
         return AwayError(_TEMPORARY[code])
+    if code.startswith("dml") and code != "dmlwriteexception":
+        return AwayError(f"its database failed on {function} ({code})")
     if code in _MISCONFIGURED:
         return MisconfiguredError("it " + _MISCONFIGURED[code].format(function=function))
     if code == "invalidrecord" and "external_functions" in message:

@@ -1,9 +1,9 @@
 """What the ledger reads in a Moodle and does there: typed, in batches, each item with its result.
 
 Most of Moodle's writing functions do all of a call or nothing and do not say which item was
-bad, so a refused batch is halved until the bad one stands alone. A write of many items is
-counted back, since a site with a low `max_input_vars` drops what is too much and answers
-success.
+bad, so a refused batch is halved until the bad one stands alone. Behind a write of many items
+the last one is looked for, since a site with a low `max_input_vars` drops what is too much and
+answers success.
 """
 
 from __future__ import annotations
@@ -15,20 +15,38 @@ from typing import Any, TypeVar
 import msgspec
 
 from ledger.settings import MoodleSettings
-from projections.moodle.client import MOST_FIELDS, AwayError, MoodleClient, RefusedError, fields_of
+from projections.moodle.client import (
+    MOST_FIELDS,
+    AwayError,
+    MisconfiguredError,
+    MoodleClient,
+    RefusedError,
+    fields_of,
+)
 from projections.moodle.wanted import Place
 
 T = TypeVar("T")
 
-FRONT_PAGE = 1
-"""The id of the site's own course, in which nobody is enrolled."""
+GUEST, FRONT_PAGE = 1, 1
+"""The ids of the guest's account, and of the site's own course, in which nobody is enrolled."""
 COUNTED_FROM = 100
-"""A write of so many fields is counted back."""
+"""Behind a write of so many fields the last item is looked for."""
 _FEW = 4
 """So many people of a course are looked up one by one; of more, the whole course is read."""
+_LEAST_FIELDS = 20
 _FIELDS_LEFT = MOST_FIELDS - 20  # for the control fields and what is not an item
 _PAGE = 1_000
-_RACE = "dmlwriteexception"
+_RACE, _INVALID = "dmlwriteexception", "invalidparameter"
+_NOT_ALLOWED = "nopermissions"
+_OF_THE_SITE = frozenset({"core_user_create_users", "core_user_update_users", "core_course_create_courses"})
+"""Whoever may not do these for one item may not for any."""
+_ID_DIGITS = 18
+"""Ids with more digits may not fit Moodle's database."""
+
+UNSEEN = (
+    "the token's user sees no other accounts by username or idnumber, so that nobody could tell who is "
+    "missing: give its role moodle/user:viewdetails and moodle/user:viewalldetails"
+)
 
 
 class Account(msgspec.Struct, rename={"first_name": "firstname", "last_name": "lastname"}):
@@ -47,7 +65,6 @@ class FoundCourse(msgspec.Struct):
     """A course as Moodle shows it."""
 
     id: int
-    shortname: str = ""
     idnumber: str = ""
 
 
@@ -108,11 +125,15 @@ class _Warnings(msgspec.Struct):
 
 
 class Site:
-    """One Moodle. Every method raises `AwayError` and `MisconfiguredError`."""
+    """One Moodle. Every method raises `AwayError` and `MisconfiguredError`; those that read raise
+    `RefusedError` where Moodle does not let itself be asked.
+    """
 
     def __init__(self, client: MoodleClient, settings: MoodleSettings) -> None:
         self._client = client
         self._settings = settings
+        self._most_fields = _FIELDS_LEFT
+        self._at_most = settings.batch
         self.unsure = False
         """Nobody knows yet whether what the token does not see is not there."""
 
@@ -120,11 +141,28 @@ class Site:
         """Tries again after whatever went wrong."""
         self._client.begin()
 
+    def shrink(self) -> None:
+        """A call had no answer: the next ones are half as large, in case that was too much."""
+        self._at_most = max(1, self._at_most // 2)
+
+    def grow(self) -> None:
+        """All went well: calls come back to their size."""
+        self._at_most = min(self._settings.batch, self._at_most * 2)
+
     # -- reading
+
+    async def _ask(self, function: str, **parameters: Any) -> Any:
+        """Moodle writes while it reads, too (who was here last); what fails then is asked later."""
+        try:
+            return await self._client.call(function, **parameters)
+        except RefusedError as error:
+            if error.code != _RACE:
+                raise
+            raise AwayError(f"its database failed on {function} ({error.code})") from None
 
     async def info(self) -> dict[str, Any]:
         """What the site says of itself and of the token's user."""
-        answer: dict[str, Any] = await self._client.call("core_webservice_get_site_info")
+        answer: dict[str, Any] = await self._ask("core_webservice_get_site_info")
         return answer
 
     async def users_by(self, field: str, values: Iterable[str]) -> list[Account]:
@@ -132,37 +170,49 @@ class Site:
         function = "core_user_get_users_by_field"
 
         async def look(some: Sequence[str]) -> list[Account]:
-            return _read(
-                list[Account], await self._client.call(function, field=field, values=list(some)), function
-            )
+            try:
+                answer = await self._ask(function, field=field, values=list(some))
+            except RefusedError as error:
+                if error.code != _INVALID:
+                    raise _blind(function, error) from None
+                if len(some) == 1:  # what Moodle does not take, nobody has
+                    return []
+                half = len(some) // 2
+                return [*await look(some[:half]), *await look(some[half:])]
+            return _read(list[Account], answer, function)
 
-        parts = parts_of([v for v in dict.fromkeys(values) if v], self._settings.batch)
+        parts = parts_of([v for v in dict.fromkeys(values) if v], self.at_once(1))
         return [account for some in await together(look, parts) for account in some]
 
     async def holders_of(self, email: str) -> list[Account]:
         """Accounts with an e-mail address, upper and lower case alike."""
         function = "core_user_get_users"
-        answer = await self._client.call(function, criteria=[{"key": "email", "value": email}])
+        answer = await self._ask(function, criteria=[{"key": "email", "value": email}])
         found = _read(_Users, answer, function).users
         return [account for account in found if account.email.lower() == email.lower()]
 
-    async def course_at(self, place: Place) -> FoundCourse | None:
-        """The course with an `id` or `idnumber`; the front page is none."""
+    async def must_see(self, idnumber: str) -> None:
+        """An account that was just made must be found, or the token does not see who is there.
+
+        Raises `MisconfiguredError`.
+        """
+        if not await self.users_by("idnumber", [idnumber]):
+            raise MisconfiguredError(UNSEEN)
+        self.unsure = False
+
+    async def courses_at(self, place: Place) -> list[FoundCourse]:
+        """The courses with an `id` or `idnumber`, one at the most in a sound Moodle; never the front page."""
         function, (field, value) = "core_course_get_courses_by_field", place
         try:
-            answer = await self._client.call(function, field=field, value=value)
-        except RefusedError:  # an id that no course can have
-            return None
+            answer = await self._ask(function, field=field, value=value)
+        except RefusedError as error:
+            if error.code == _INVALID or (field == "id" and len(value) > _ID_DIGITS):  # no course has it
+                return []
+            raise _blind(function, error) from None
         found = [c for c in _read(_Courses, answer, function).courses if c.id != FRONT_PAGE]
         if field == "idnumber":  # shown to those who may change courses
             found = [c for c in found if c.idnumber in ("", value)]
-        return found[0] if len(found) == 1 else None
-
-    async def has_shortname(self, shortname: str) -> bool:
-        """Whether a course that the token may see has this short name."""
-        function = "core_course_get_courses_by_field"
-        answer = await self._client.call(function, field="shortname", value=shortname)
-        return bool(_read(_Courses, answer, function).courses)
+        return found
 
     async def seats_in(self, course_id: int) -> dict[int, Occupied]:
         """Who sits in a course, by user id; empty where there is no such course."""
@@ -174,13 +224,15 @@ class Site:
         return found
 
     async def _participants(
-        self, course_id: int, only: str, fields: str = "id,idnumber,roles"
+        self, course_id: int, only: str | None = None, fields: str = "id,idnumber,roles"
     ) -> AsyncIterator[_Participant]:
         function, first = "core_enrol_get_enrolled_users", 0
         while True:
-            options = {"userfields": fields, only: 1, "limitfrom": first, "limitnumber": _PAGE}
+            options = {"userfields": fields, "limitfrom": first, "limitnumber": _PAGE}
+            if only is not None:
+                options[only] = 1
             try:
-                answer = await self._client.call(
+                answer = await self._ask(
                     function,
                     courseid=course_id,
                     options=[{"name": name, "value": value} for name, value in options.items()],
@@ -199,7 +251,7 @@ class Site:
     async def active_courses_of(self, user_id: int) -> set[int]:
         """The courses in which a person sits and is not suspended."""
         function = "core_enrol_get_users_courses"
-        answer = await self._client.call(function, userid=user_id, returnusercount=0)
+        answer = await self._ask(function, userid=user_id, returnusercount=0)
         return {course.id for course in _read(list[_Id], answer, function)}
 
     async def occupied(self, keys: Iterable[tuple[int, int]]) -> set[tuple[int, int]]:
@@ -229,7 +281,7 @@ class Site:
 
     def at_once(self, fields: int) -> int:
         """How many items of so many fields a call may have."""
-        return max(1, min(self._settings.batch, _FIELDS_LEFT // fields))
+        return max(1, min(self._at_most, self._most_fields // fields))
 
     async def create_users(self, users: Sequence[dict[str, Any]]) -> list[int | RefusedError]:
         """The new accounts' ids."""
@@ -249,12 +301,16 @@ class Site:
             bad = {w.itemid: w.warningcode for w in warnings}
             return [_refused(bad[u["id"]]) if u["id"] in bad else None for u in some]
 
-        async def or_alone(some: Sequence[dict[str, Any]]) -> list[RefusedError | None]:
+        async def or_alone(
+            some: Sequence[dict[str, Any]], *, again: bool = False
+        ) -> list[RefusedError | None]:
             try:
                 return await update(some)
             except RefusedError as error:
-                if len(some) == 1:
-                    return [error]
+                if error.code == _RACE and not again:
+                    return await or_alone(some, again=True)
+                if len(some) == 1 or error.code == _NOT_ALLOWED:
+                    return [error] * len(some)
                 return [result for user in some for result in await or_alone([user])]
 
         found = await together(or_alone, parts_of(users, self.at_once(max(map(fields_of, users), default=1))))
@@ -276,27 +332,32 @@ class Site:
         ]
         results = await self._each("enrol_manual_enrol_users", "enrolments", items, _nothing)
         if sum(map(fields_of, items)) >= COUNTED_FROM:
-            await self._count_back(seats, results)
+            await self._look_for_last(seats, results)
         return results
 
-    async def _count_back(self, seats: Sequence[SeatAt], results: list[RefusedError | None]) -> None:
-        """Raises `AwayError` where Moodle answered success and did not do all."""
-        done = {s.key: s for s, result in zip(seats, results, strict=True) if result is None}
-        lists = sorted(
-            {(s.course_id, "onlysuspended") for s in done.values() if s.suspended or s.start or s.end}
-            | {(s.course_id, "onlyactive") for s in done.values() if not s.suspended}
+    async def _look_for_last(self, seats: Sequence[SeatAt], results: list[RefusedError | None]) -> None:
+        """PHP drops fields from the end, so where the last one has its seat nobody was dropped.
+
+        Raises `AwayError` where Moodle answered success and did not do all; calls are smaller then.
+        """
+        done = [seat for seat, result in zip(seats, results, strict=True) if result is None]
+        if not done:
+            return
+        course_id, user_id = done[-1].key
+        try:
+            if not done[-1].suspended and course_id in await self.active_courses_of(user_id):
+                return
+            # suspended, or of another time, or not to be seen there
+            async for person in self._participants(course_id, fields="id"):
+                if person.id == user_id:
+                    return
+        except RefusedError:  # whoever may enrol may perhaps not look
+            return
+        self._most_fields = max(_LEAST_FIELDS, self._most_fields // 2)
+        raise AwayError(
+            f"of {len(done)} enrolments in one call some were dropped without an error: "
+            "raise PHP's max_input_vars to 5000, or lower MOODLE_BATCH"
         )
-
-        async def read(place: tuple[int, str]) -> set[tuple[int, int]]:
-            return {(place[0], person.id) async for person in self._participants(*place, fields="id")}
-
-        found: set[tuple[int, int]] = set().union(*await together(read, lists))
-        missing = done.keys() - found
-        if missing:
-            raise AwayError(
-                f"{len(missing)} of {len(done)} enrolments were dropped without an error: "
-                "raise PHP's max_input_vars to 5000, or lower MOODLE_BATCH"
-            )
 
     async def unenrol(self, keys: Sequence[tuple[int, int]]) -> list[RefusedError | None]:
         """Gives seats (course id, user id) up, with the person's groups in the course."""
@@ -318,8 +379,8 @@ class Site:
             except RefusedError as error:
                 if error.code == _RACE and not again:  # somebody else wrote the same at the same time
                     return await some(part, again=True)
-                if len(part) == 1:
-                    return [error]
+                if len(part) == 1 or (error.code == _NOT_ALLOWED and function in _OF_THE_SITE):
+                    return [error] * len(part)
                 half = len(part) // 2
                 return [*await some(part[:half]), *await some(part[half:])]
             return [*read(answer, len(part), function)]
@@ -337,6 +398,11 @@ def _ids(answer: Any, count: int, function: str) -> list[int]:
 
 def _nothing(_answer: Any, count: int, _function: str) -> list[None]:
     return [None] * count
+
+
+def _blind(function: str, error: RefusedError) -> MisconfiguredError:
+    """Whoever may not look up cannot tell who is missing."""
+    return MisconfiguredError(f"it does not let the token look up anything by {function} ({error.code})")
 
 
 def _refused(code: str) -> RefusedError:

@@ -132,7 +132,7 @@ async def test_the_plan_s_document(college: College, mode: str) -> None:
         ],
     )
     before = (await head(college.ledger))["position"]
-    plan, _, _ = await college.planned()
+    plan, _ = await college.planned()
     document = plan.document()
     leave = {
         "zoho_id": "E2",
@@ -270,7 +270,7 @@ async def test_the_plan_of_the_past(college: College) -> None:
         rows = await whole.rows_at(
             college.ledger.installation.master_key, college.ledger.projection, position
         )
-        plan, _, _ = await whole.plan(rows)
+        plan, _ = await whole.plan(rows)
     then = {kind: items for kind, items in plan.document().items() if items}
     assert [item["zoho_id"] for item in then.pop("enrol")] == ["E2 S0"]
     [update] = then.pop("update_users")
@@ -513,7 +513,7 @@ async def test_check(college: College, commands: Commands) -> None:
     assert (code, {line["what"]: line["ok"] for line in lines}) == (
         0,
         {"token": True, "functions": True, "see accounts": True, "make accounts": True, "change accounts": True,
-         "enrol students": None, "limits": True},
+         "enrol students": None, "make courses": True, "limits": True},
     )  # fmt: skip
     college.moodle.revoke_token()
     code, _, said = commands.run("check")

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 from tests.moodle.errors import MoodleError, failure, invalid_parameter, lacks, not_accessible
 from tests.moodle.settings import Token
 from tests.moodle.shapes import Struct
-from tests.moodle.tables import Course, Tables
+from tests.moodle.tables import SITE_COURSE, Course, Tables
 
 if TYPE_CHECKING:
     from tests.moodle.site import Site
-
-SITE_COURSE = 1
 
 
 class Function:

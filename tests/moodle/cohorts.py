@@ -82,16 +82,6 @@ def search_cohorts(
     return {"cohorts": found[limitfrom : limitfrom + limitnum if limitnum else None]}
 
 
-def delete_cohorts(context: Context, cohortids: list[int]) -> None:
-    """All of them, or none."""
-    for cohort_id in cohortids:
-        _cohort(context, cohort_id)
-        context.require(MANAGE)
-        del context.tables.cohorts[cohort_id]
-        for key in [key for key in context.tables.cohort_members if key[0] == cohort_id]:
-            del context.tables.cohort_members[key]
-
-
 def add_cohort_members(context: Context, members: list[dict[str, Any]]) -> dict[str, Any]:
     """Each by itself; what fails becomes a warning with a number."""
     context.require(ASSIGN)
@@ -168,7 +158,6 @@ SEARCH = Struct(
         "limitnum": maybe(INT, 25),
     }
 )
-COHORT_IDS = Struct({"cohortids": Many(INT)})
 
 FUNCTIONS = {
     "core_cohort_create_cohorts": Function(
@@ -176,12 +165,11 @@ FUNCTIONS = {
     ),
     "core_cohort_get_cohorts": Function(get_cohorts, Struct({"cohortids": Many(INT, optional=True)})),
     "core_cohort_search_cohorts": Function(search_cohorts, SEARCH),
-    "core_cohort_delete_cohorts": Function(delete_cohorts, COHORT_IDS, transaction=True),
     "core_cohort_add_cohort_members": Function(add_cohort_members, Struct({"members": Many(NEW_MEMBER)})),
     "core_cohort_delete_cohort_members": Function(
         delete_cohort_members,
         Struct({"members": Many(Struct({"cohortid": INT, "userid": INT}))}),
         transaction=True,
     ),
-    "core_cohort_get_cohort_members": Function(get_cohort_members, COHORT_IDS),
+    "core_cohort_get_cohort_members": Function(get_cohort_members, Struct({"cohortids": Many(INT)})),
 }

@@ -22,34 +22,38 @@ class Control:
 
     def answer(self, method: str, path: str, body: bytes) -> Any:
         """Does what is asked; bodies and answers are JSON."""
-        given = json.loads(body) if body else None
-        with self._double.locked():
-            match method, path.removeprefix("/_double/"):
+        given: Any = json.loads(body) if body else None
+        match method, path.removeprefix("/_double/"):
+            case "POST", "let_go":
+                self._double.let_go()
+            case "POST", "restore_token":
+                self._double.restore_token()
+            case "POST", "reset":
+                self._double.reset()
+            case "POST", "fail":
+                self._double.fail(**{**given, "fault": Fault(given["fault"])})
+            case _, resource:
+                return self._about_site(method, resource, given)
+        return None
+
+    def _about_site(self, method: str, resource: str, given: Any) -> Any:
+        with self._double.locked() as site:
+            match method, resource:
                 case "GET", "state":
                     return self._state()
                 case "GET", "calls":
                     return msgspec.to_builtins(self._double.calls)
-                case "POST", "fail":
-                    self._double.fail(**{**given, "fault": Fault(given["fault"])})
                 case "POST", "settings":
                     self._change(given)
                 case "POST", "users":
-                    return [self._double.site.add_user(**fields) for fields in given]
+                    return [site.add_user(**fields) for fields in given]
                 case "POST", "courses":
-                    return [self._double.site.add_course(**fields) for fields in given]
+                    return [site.add_course(**fields) for fields in given]
                 case "POST", "enrolments":
                     for fields in given:
-                        self._double.site.enrol(**fields)
-                case "POST", "reset":
-                    self._double.reset()
-                case "POST", "let_go":
-                    self._double.let_go()
-                case "POST", "listen":
-                    self._double.listen()
-                case "POST", "restore_token":
-                    self._double.restore_token()
+                        site.enrol(**fields)
                 case _:
-                    return {"error": f"{method} {path} is nothing the double knows"}
+                    return {"error": f"nothing the double knows: {method} {resource}"}
         return None
 
     def _state(self) -> dict[str, Any]:
@@ -66,7 +70,7 @@ class Control:
     def _change(self, given: dict[str, Any]) -> None:
         """Settings of the site, and costs of the double."""
         site = self._double.site
-        for name in ("call_seconds", "item_seconds", "slow_seconds"):
+        for name in ("call_seconds", "item_seconds", "slow_seconds", "refused_seconds"):
             if name in given:
                 setattr(self._double, name, given.pop(name))
         site.settings = msgspec.convert({**msgspec.to_builtins(site.settings), **given}, Settings)

@@ -6,17 +6,17 @@ from typing import Any
 
 import msgspec
 
-from tests.moodle.call import SITE_COURSE, Context, Function
+from tests.moodle.call import Context, Function
 from tests.moodle.errors import MoodleError, failure, invalid_parameter, missing_record
-from tests.moodle.shapes import INT, PLUGIN, RAW, TEXT, Many, Struct, boolean, maybe
-from tests.moodle.tables import Category, Course
+from tests.moodle.shapes import INT, PLUGIN, RAW, TEXT, Many, Shape, Struct, boolean, maybe, number
+from tests.moodle.tables import SITE_COURSE, Category, Course
 from tests.moodle.users import check_lengths
 
 LIMITS = {"fullname": 254, "shortname": 255, "idnumber": 100}
-YEAR = 365 * 86_400
+DAY = 86_400
 COLUMNS = frozenset(Course.__struct_fields__)
 
-OPTIONAL_FIELDS = {
+OPTIONAL_FIELDS: dict[str, Shape] = {
     "idnumber": maybe(RAW),
     "summary": maybe(RAW),
     "summaryformat": maybe(INT),
@@ -68,8 +68,8 @@ def create_courses(context: Context, courses: list[dict[str, Any]]) -> list[dict
         context.require("moodle/course:create")
         _check_names(new)
         now = context.site.now()
-        start = new.get("startdate", now // 86_400 * 86_400)
-        dates = {"startdate": start, "enddate": new.get("enddate", start + YEAR)}
+        start = new.get("startdate", now // DAY * DAY)
+        dates = {"startdate": start, "enddate": new.get("enddate", start + 365 * DAY)}
         course = Course(
             id=context.site.next_id("courses"),
             **_columns({**new, **dates}),
@@ -198,7 +198,7 @@ def get_courses_by_field(context: Context, field: str, value: str) -> dict[str, 
 
 def _by_ids(context: Context, value: str) -> list[Course]:
     """The courses of a list of ids; Moodle 4.5 stumbles over one that it does not know."""
-    found = [context.tables.courses.get(int(part)) for part in value.split(",")]
+    found = [context.tables.courses.get(number(part)) for part in value.split(",")]
     known = [course for course in found if course is not None]
     if len(known) < len(found):
         raise MoodleError("Error", None, 'Attempt to assign property "contextvalidated" on null')

@@ -24,6 +24,7 @@ from tests.moodle.errors import MoodleError
 from tests.moodle.faults import Fault, Plan, Plans
 from tests.moodle.form import Form, flatten, parse_body, parse_query
 from tests.moodle.replies import MAINTENANCE_PAGE, NOT_FOUND_PAGE, xml_error, xml_result
+from tests.moodle.settings import Token
 from tests.moodle.site import Site
 
 Message = MutableMapping[str, Any]
@@ -91,13 +92,16 @@ class MoodleDouble:
     """A stateful double of a Moodle site with its REST server.
 
     `token` has the rights of an integration user; `site.tokens` has the others. The
-    site may be read and changed under `locked()` while calls come in.
+    site may be read and changed under `locked()` while calls come in. `call_seconds` and
+    `item_seconds` are what a call and each of its items cost, `slow_seconds` is how long
+    a slow answer takes, and after `refused_seconds`, if given, a closed port opens again.
     """
 
     def __init__(
         self,
         *,
         port: int = 0,
+        token: str | None = None,
         call_seconds: float = 0,
         item_seconds: float = 0,
         workers_limit: int | None = None,
@@ -106,17 +110,21 @@ class MoodleDouble:
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://{LOOPBACK}:{self.port}"
         self.site = Site(self.url)
+        if token is not None:
+            self.site.tokens["sync"].value = token
         self._token_values = {name: token.value for name, token in self.site.tokens.items()}
         self.calls: list[Call] = []
         self.call_seconds = call_seconds
         self.item_seconds = item_seconds
         self.slow_seconds = 1.0
+        self.refused_seconds: float | None = None
         self._workers_limit = workers_limit
         self._plans = Plans()
         self._lock = threading.RLock()
+        self._arrived = threading.Condition(self._lock)
         self._up = threading.Event()
         self._thread = threading.Thread(target=self._run, name="moodle-double", daemon=True)
-        self._revoked: str | None = None
+        self._revoked: Token | None = None
         self._control = Control(self)
 
     # lifecycle
@@ -168,7 +176,7 @@ class MoodleDouble:
     @property
     def token(self) -> str:
         """The token of the integration user."""
-        return self.site.tokens["sync"].value
+        return self._token_values["sync"]
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[Site]:
@@ -194,15 +202,20 @@ class MoodleDouble:
     def revoke_token(self) -> None:
         """Makes `token` unknown to the site, until `restore_token`."""
         with self._lock:
-            token = self.site.tokens["sync"]
-            self._revoked, token.value = token.value, ""
+            self._revoked = self.site.tokens.pop("sync", self._revoked)
 
     def restore_token(self) -> None:
         """Makes `token` known again."""
         with self._lock:
             if self._revoked is not None:
-                self.site.tokens["sync"].value = self._revoked
+                self.site.tokens["sync"] = self._revoked
                 self._revoked = None
+
+    def wait_for_calls(self, count: int, seconds: float = 10) -> None:
+        """Returns when so many calls have come in since the last reset."""
+        with self._arrived:
+            if not self._arrived.wait_for(lambda: len(self.calls) >= count, seconds):
+                raise TimeoutError(f"{len(self.calls)} calls in {seconds} seconds")
 
     def let_go(self) -> None:
         """Ends the waiting of calls that hang."""
@@ -226,6 +239,8 @@ class MoodleDouble:
         self._server.servers.clear()
         for connection in list(self._server.server_state.connections):
             connection.transport.close()
+        if self.refused_seconds is not None:
+            self._loop.call_later(self.refused_seconds, self._loop.create_task, self._listen())
 
     async def _listen(self) -> None:
         if not self._server.servers:
@@ -235,11 +250,9 @@ class MoodleDouble:
     # HTTP
 
     async def _application(self, scope: Message, receive: Receive, send: Send) -> None:
-        body = b""
-        while (message := await receive())["type"] == "http.request":
-            body += message.get("body", b"")
-            if not message.get("more_body"):
-                break
+        body = await whole_body(receive)
+        if body is None:
+            return
         path = scope["path"]
         if path.startswith("/_double/"):
             answer = await asyncio.to_thread(self._control.answer, scope["method"], path, body)
@@ -267,12 +280,16 @@ class MoodleDouble:
         with self._lock:
             self.calls.append(call)
             fault = self._plans.next(request.function)
+            released = self._released
+            self._arrived.notify_all()
         if cost := self.call_seconds + self.item_seconds * call.items:
             await asyncio.sleep(cost)
         reply = await self._reply(request, fault)
-        call.errorcode = reply and reply.errorcode
-        call.status = reply and reply.status
+        if reply is not None:
+            call.status, call.errorcode = reply.status, reply.errorcode
         call.finished = time.monotonic()
+        if fault in {Fault.timeout_before, Fault.timeout_after}:
+            await hang(receive, released)
         await self._answer(reply, fault, transport, receive, send)
 
     async def _reply(self, request: Request, fault: Fault | None) -> Reply | None:
@@ -327,8 +344,6 @@ class MoodleDouble:
         """Sends a reply as well as the fault lets it."""
         if fault is Fault.refused:
             await self._refuse()
-        if fault in {Fault.timeout_before, Fault.timeout_after}:
-            await self._hang(receive)
         if reply is None:
             transport.abort()
             await gone(receive)
@@ -344,25 +359,31 @@ class MoodleDouble:
         else:
             await respond(send, reply)
 
-    async def _hang(self, receive: Receive) -> None:
-        """Until the client is gone, or the test lets go."""
-        waiting = [asyncio.create_task(self._released.wait()), asyncio.create_task(gone(receive))]
-        _, pending = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        for task in pending:
-            task.cancel()
-
 
 GARBAGE = b"<br />\n<b>Fatal error</b>:  Allowed memory size of 134217728 bytes exhausted<br />\n"
 
 
 def listening_socket(port: int) -> socket.socket:
     """A socket to accept connections on; port 0 is any free one."""
-    # asyncio switches Nagle's delay off only where the protocol is named
+    # asyncio sends without delay only where the protocol is named
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((LOOPBACK, port))
     listener.listen(128)
     return listener
+
+
+async def whole_body(receive: Receive) -> bytes | None:
+    """The body of a request; None where the client did not send all of it."""
+    body = b""
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return body
 
 
 def scalar(value: Form | str | None) -> str | None:
@@ -401,6 +422,14 @@ async def trickle(send: Send, reply: Reply, seconds: float) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
+async def hang(receive: Receive, released: asyncio.Event) -> None:
+    """Until the client is gone, or the test lets go."""
+    waiting = [asyncio.create_task(released.wait()), asyncio.create_task(gone(receive))]
+    _, pending = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+
+
 async def gone(receive: Receive) -> None:
     """Returns when the client has closed the connection."""
     while (await receive())["type"] != "http.disconnect":
@@ -418,12 +447,11 @@ def main() -> None:
     arguments = parser.parse_args()
     double = MoodleDouble(
         port=arguments.port,
+        token=arguments.token,
         call_seconds=arguments.call_ms / 1000,
         item_seconds=arguments.item_ms / 1000,
         workers_limit=arguments.workers_limit,
     )
-    if arguments.token:
-        double.site.tokens["sync"].value = arguments.token
     print(json.dumps({"url": double.url, "token": double.token}), flush=True)
     asyncio.run(double.serve())
 

@@ -9,11 +9,9 @@ from tests.moodle.call import Context, Function
 from tests.moodle.courses import existing_course, image_url
 from tests.moodle.errors import failure, invalid_parameter, invalid_user, lacks
 from tests.moodle.settings import COURSE_ROLES, ROLES
-from tests.moodle.shapes import INT, PLUGIN, RAW, Many, Struct, boolean, maybe
-from tests.moodle.tables import Course, Enrolment, User
+from tests.moodle.shapes import INT, PLUGIN, RAW, Many, Struct, boolean, maybe, number
+from tests.moodle.tables import GUEST, Course, Enrolment, User
 from tests.moodle.users import details
-
-GUEST = 1
 
 # enrol and unenrol
 
@@ -94,9 +92,9 @@ class Options:
         given = {option["name"]: option["value"] for option in options}
         self.only_active = given.get("onlyactive", "0") != "0"
         self.only_suspended = given.get("onlysuspended", "0") != "0"
-        self.group_id = int(given.get("groupid", "0"))
-        self.limit_from = int(given.get("limitfrom", "0"))
-        self.limit_number = int(given.get("limitnumber", "0"))
+        self.group_id = number(given.get("groupid", ""))
+        self.limit_from = number(given.get("limitfrom", ""))
+        self.limit_number = number(given.get("limitnumber", ""))
         fields = given.get("userfields", "")
         self.user_fields = frozenset(fields.split(",")) if fields else None
 
@@ -127,11 +125,60 @@ def get_enrolled_users(
         and (not wanted.group_id or (wanted.group_id, user_id) in context.tables.group_members)
     )
     page = wanted.page(found)
-    courses = _active_courses(context, set(page))
-    return [_participant(context, course, user_id, courses[user_id], wanted) for user_id in page]
+    roster = Roster(context, course, page)
+    rows = [roster.row(user_id) for user_id in page]
+    if wanted.user_fields is None:
+        return rows
+    fields = wanted.user_fields | {"id", "fullname"}
+    return [{key: row[key] for key in row if key in fields} for row in rows]
 
 
-def _active_courses(context: Context, user_ids: set[int]) -> defaultdict[int, list[Course]]:
+ONLY_IN_PROFILE = ("auth", "suspended", "confirmed", "lang", "theme", "timezone", "mailformat", "trackforums")
+
+
+class Roster:
+    """Who is in a course, with their roles and groups there."""
+
+    def __init__(self, context: Context, course: Course, user_ids: list[int]) -> None:
+        self._context = context
+        self._course = course
+        self._groups = [group for group in context.tables.groups.values() if group.courseid == course.id]
+        self._courses = active_courses(context, set(user_ids))
+
+    def row(self, user_id: int) -> dict[str, Any]:
+        """A user as the caller sees them in the course."""
+        tables = self._context.tables
+        row = details(self._context, tables.users[user_id])
+        for key in ONLY_IN_PROFILE:
+            row.pop(key, None)
+        row["lastcourseaccess"] = 0
+        if groups := self._groups_of(user_id):
+            row["groups"] = groups
+        row["roles"] = [
+            {"roleid": role_id, "name": "", "shortname": ROLES[role_id], "sortorder": 0}
+            for role_id in tables.enrolments[self._course.id, user_id].roles
+        ]
+        if courses := self._courses[user_id]:
+            row["enrolledcourses"] = [
+                {"id": course.id, "fullname": course.fullname, "shortname": course.shortname}
+                for course in courses
+            ]
+        return row
+
+    def _groups_of(self, user_id: int) -> list[dict[str, Any]]:
+        return [
+            {
+                "id": group.id,
+                "name": group.name,
+                "description": group.description,
+                "descriptionformat": group.descriptionformat,
+            }
+            for group in self._groups
+            if (group.id, user_id) in self._context.tables.group_members
+        ]
+
+
+def active_courses(context: Context, user_ids: set[int]) -> defaultdict[int, list[Course]]:
     """By user, the courses that they can enter."""
     now = context.site.now()
     courses = defaultdict(list)
@@ -141,47 +188,11 @@ def _active_courses(context: Context, user_ids: set[int]) -> defaultdict[int, li
     return courses
 
 
-ONLY_IN_PROFILE = ("auth", "suspended", "confirmed", "lang", "theme", "timezone", "mailformat", "trackforums")
-
-
-def _participant(
-    context: Context, course: Course, user_id: int, courses: list[Course], wanted: Options
-) -> dict[str, Any]:
-    tables = context.tables
-    shown = details(context, tables.users[user_id])
-    for key in ONLY_IN_PROFILE:
-        shown.pop(key, None)
-    shown["lastcourseaccess"] = 0
-    groups = [
-        {
-            "id": group.id,
-            "name": group.name,
-            "description": group.description,
-            "descriptionformat": group.descriptionformat,
-        }
-        for group in tables.groups.values()
-        if group.courseid == course.id and (group.id, user_id) in tables.group_members
-    ]
-    if groups:
-        shown["groups"] = groups
-    shown["roles"] = [
-        {"roleid": role_id, "name": "", "shortname": ROLES[role_id], "sortorder": 0}
-        for role_id in tables.enrolments[course.id, user_id].roles
-    ]
-    if courses:
-        shown["enrolledcourses"] = [
-            {"id": other.id, "fullname": other.fullname, "shortname": other.shortname} for other in courses
-        ]
-    if wanted.user_fields is None:
-        return shown
-    return {key: shown[key] for key in shown if key in wanted.user_fields | {"id", "fullname"}}
-
-
 def get_users_courses(context: Context, userid: int, returnusercount: bool) -> list[dict[str, Any]]:
     """The courses in which a user is active; none for a user who does not exist."""
     if userid != context.caller.user_id and not context.may("moodle/course:viewparticipants"):
         return []
-    courses = _active_courses(context, {userid})[userid]
+    courses = active_courses(context, {userid})[userid]
     return [_user_course(context, course, count=returnusercount) for course in courses]
 
 

@@ -45,11 +45,6 @@ def get_course_groups(context: Context, courseid: int) -> list[dict[str, Any]]:
     return [_without_key(group) for group in _of_course(context, courseid)]
 
 
-def get_groups(context: Context, groupids: list[int]) -> list[dict[str, Any]]:
-    """Groups by id."""
-    return [_without_key(_managed_group(context, group_id)) for group_id in groupids]
-
-
 def _without_key(group: Group) -> dict[str, Any]:
     return {**msgspec.structs.asdict(group), "enrolmentkey": None}
 
@@ -67,15 +62,6 @@ def _group(context: Context, group_id: int) -> Group:
     if group is None:
         raise missing_record("groups", group_id)
     return group
-
-
-def delete_groups(context: Context, groupids: list[int]) -> None:
-    """All of them, or none, with their memberships."""
-    for group_id in groupids:
-        group = _managed_group(context, group_id)
-        del context.tables.groups[group.id]
-        for key in [key for key in context.tables.group_members if key[0] == group.id]:
-            del context.tables.group_members[key]
 
 
 def add_group_members(context: Context, members: list[dict[str, int]]) -> None:
@@ -122,16 +108,13 @@ NEW_GROUP = Struct(
     }
 )
 MEMBERS = Struct({"members": Many(Struct({"groupid": INT, "userid": INT}))})
-GROUP_IDS = Struct({"groupids": Many(INT)})
 
 FUNCTIONS = {
     "core_group_create_groups": Function(
         create_groups, Struct({"groups": Many(NEW_GROUP)}), transaction=True
     ),
     "core_group_get_course_groups": Function(get_course_groups, Struct({"courseid": INT})),
-    "core_group_get_groups": Function(get_groups, GROUP_IDS),
-    "core_group_delete_groups": Function(delete_groups, GROUP_IDS, transaction=True),
     "core_group_add_group_members": Function(add_group_members, MEMBERS, transaction=True),
     "core_group_delete_group_members": Function(delete_group_members, MEMBERS, transaction=True),
-    "core_group_get_group_members": Function(get_group_members, GROUP_IDS),
+    "core_group_get_group_members": Function(get_group_members, Struct({"groupids": Many(INT)})),
 }

@@ -62,7 +62,7 @@ def recordings() -> dict[str, Recording]:
 
 def differences(expected: Any, actual: Any, where: str = "") -> list[str]:
     """Where two bodies differ; what is volatile only has to be of the same type and shape."""
-    volatile = where.rsplit(".", maxsplit=1)[-1] in VOLATILE
+    volatile = where.rpartition(".")[2] in VOLATILE
     if isinstance(expected, dict) and isinstance(actual, dict):
         found = [f"{where}: only one has {key}" for key in sorted(expected.keys() ^ actual.keys())]
         for key in expected.keys() & actual.keys():

@@ -147,7 +147,7 @@ def students_one_deleted(world: World, before: int = END) -> None:
 
 def categories(world: World, before: int = END) -> None:
     """The categories that the tries of create_categories had left."""
-    rows = {
+    rows: dict[int, dict[str, Any]] = {
         2: {"name": "Faculty A", "idnumber": "CAT-A", "description": "d"},
         3: {"name": "Dept A1", "idnumber": "CAT-A1", "parent": 2},
         4: {"name": "Faculty A"},

@@ -98,7 +98,11 @@ COURSE_ROLES = frozenset({1, 3, 4, 5})
 
 
 class Token(msgspec.Struct, kw_only=True):
-    """A token with its user's rights; `functions` None means those of the site's service."""
+    """A token with its user's rights.
+
+    `functions` None means those of the site's service; an IP-restricted token is of no
+    use from here.
+    """
 
     value: str
     user_id: int

@@ -110,6 +110,11 @@ def whole(text: str) -> int:
     return int(text)
 
 
+def number(text: str) -> int:
+    """What PHP makes of a text where it wants a number of no sign."""
+    return int(text) if text.isdecimal() else 0
+
+
 def flag(text: str) -> bool:
     """1 or 0."""
     if text not in {"0", "1"}:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+GUEST, ADMIN = 1, 2
+SITE_COURSE = 1
 STUDENT = 5
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -29,17 +31,16 @@ from tests.moodle.shapes import (
     TEXT,
     USERNAME,
     Many,
+    Shape,
     Struct,
     Value,
     boolean,
     maybe,
 )
-from tests.moodle.tables import User
+from tests.moodle.tables import ADMIN, GUEST, User
 
 if TYPE_CHECKING:
     from tests.moodle.site import Site
-
-ADMIN, GUEST = 2, 1
 
 LIMITS = {
     "username": 100,
@@ -71,7 +72,7 @@ VG VI VN VU WF WS YE YT ZA ZM ZW
 COUNTRIES = frozenset(COUNTRY_CODES.split())
 
 TYPE_AND_VALUE = Struct({"type": RAW, "value": RAW})
-PROFILE = {
+PROFILE: dict[str, Shape] = {
     "auth": maybe(PLUGIN),
     "password": maybe(RAW),
     "maildisplay": maybe(INT),
@@ -124,25 +125,47 @@ COLUMNS = frozenset(User.__struct_fields__)
 # create, update, delete
 
 
+class Taken:
+    """The usernames and e-mails of the live users, looked up once for a call."""
+
+    def __init__(self, users: Iterable[User]) -> None:
+        self._usernames: Counter[str] = Counter()
+        self._emails: Counter[str] = Counter()
+        for user in users:
+            self.add(user)
+
+    def add(self, user: User) -> None:
+        self._usernames[user.username] += 1
+        self._emails[user.email.lower()] += 1
+
+    def remove(self, user: User) -> None:
+        self._usernames[user.username] -= 1
+        self._emails[user.email.lower()] -= 1
+
+    def username(self, name: str) -> bool:
+        return self._usernames[name] > 0
+
+    def email(self, address: str) -> bool:
+        return self._emails[address.lower()] > 0
+
+
 def create_users(context: Context, users: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """All of them, or none."""
     context.require("moodle/user:create")
     site = context.site
-    usernames = {user.username for user in site.live_users()}
-    emails = {user.email.lower() for user in site.live_users()}
+    taken = Taken(site.live_users())
     created = []
     for new in users:
-        _check_new(context, new, usernames, emails)
+        _check_new(context, new, taken)
         user = User(id=site.next_id("users"), **_columns({"auth": "manual", **new}))
         check_lengths(LIMITS, msgspec.structs.asdict(user))
         context.tables.users[user.id] = user
-        usernames.add(user.username)
-        emails.add(user.email.lower())
+        taken.add(user)
         created.append({"id": user.id, "username": user.username})
     return created
 
 
-def _check_new(context: Context, new: dict[str, Any], usernames: set[str], emails: set[str]) -> None:
+def _check_new(context: Context, new: dict[str, Any], taken: Taken) -> None:
     settings = context.site.settings
     auth = new.get("auth", "manual")
     password = new.get("password", "")
@@ -152,7 +175,7 @@ def _check_new(context: Context, new: dict[str, Any], usernames: set[str], email
     for key in ("username", "firstname", "lastname"):
         if not new[key].strip():
             raise invalid_parameter(f"The field {key} cannot be blank")
-    if new["username"] in usernames:
+    if taken.username(new["username"]):
         raise invalid_parameter(f"Username already exists: {new['username']}")
     if auth not in AUTHS:
         raise invalid_parameter(f"Invalid authentication type: {auth}")
@@ -160,7 +183,7 @@ def _check_new(context: Context, new: dict[str, Any], usernames: set[str], email
         raise invalid_parameter(f"Invalid language code: {new['lang']}")
     if not EMAIL.fullmatch(new["email"]):
         raise invalid_parameter(f"Email address is invalid: {new['email']}")
-    if new["email"].lower() in emails and not settings.allow_accounts_same_email:
+    if taken.email(new["email"]) and not settings.allow_accounts_same_email:
         raise invalid_parameter(f"Email address already exists: {new['email']}")
     if needs_password and (complaints := settings.password_policy.complaints(password)):
         raise failure(complaints)
@@ -184,10 +207,11 @@ def check_lengths(limits: dict[str, int], row: dict[str, Any]) -> None:
 def update_users(context: Context, users: list[dict[str, Any]]) -> dict[str, Any]:
     """Each by itself: what fails becomes a warning, and the others are changed."""
     context.require("moodle/user:update")
+    taken = Taken(context.site.live_users())
     warnings = []
     for change in users:
         try:
-            _update(context, change)
+            _update(context, change, taken)
         except MoodleError as error:
             warnings.append(
                 {
@@ -202,7 +226,7 @@ def update_users(context: Context, users: list[dict[str, Any]]) -> dict[str, Any
     return {"warnings": warnings}
 
 
-def _update(context: Context, change: dict[str, Any]) -> None:
+def _update(context: Context, change: dict[str, Any], taken: Taken) -> None:
     site = context.site
     user = context.tables.users.get(change["id"])
     if user is None:
@@ -217,19 +241,20 @@ def _update(context: Context, change: dict[str, Any]) -> None:
     if "email" in change and email.lower() != user.email.lower():
         if not EMAIL.fullmatch(email):
             raise failure("useremailinvalid")
-        taken = any(other.email.lower() == email.lower() for other in site.live_users())
-        if taken and not site.settings.allow_accounts_same_email:
+        if taken.email(email) and not site.settings.allow_accounts_same_email:
             raise failure("useremailduplicate", "Duplicate address")
     if change.get("password") and (
         complaints := site.settings.password_policy.complaints(change["password"])
     ):
         raise failure(complaints)
     name = change.get("username", user.username)
-    if any(other.username == name and other.id != user.id for other in site.live_users()):
+    if name != user.username and taken.username(name):
         raise write_failed('ERROR:  duplicate key value violates unique constraint "mdl_user_mneuse_uix"')
     changed = msgspec.structs.replace(user, **_columns(change))
     check_lengths(LIMITS, msgspec.structs.asdict(changed))
     context.tables.users[user.id] = changed
+    taken.remove(user)
+    taken.add(changed)
 
 
 def delete_users(context: Context, userids: list[int]) -> None:
