@@ -20,6 +20,7 @@ from projections.moodle.plan import (
     AccountChange,
     Plan,
     SeatChange,
+    Settled,
     Unknown,
     new_account,
 )
@@ -100,7 +101,7 @@ class Acts:
         self._report_to, self._tell = report, tell
         self._all = plan.count + (len(plan.unknown) if prune else 0)
         self._tell(Progress(0, self._all))
-        await self._report([Report(s.name, s.asked, {"call": None}, s.moodle_id) for s in plan.settled])
+        await self._settle([s for s in plan.settled if s.name[0] != "enrollment"])
         await self._report(
             [
                 Report(b.name, b.asked, {"call": None}, b.moodle_id, b.reason)
@@ -112,9 +113,7 @@ class Acts:
         known = len(plan.update_users), len(plan.settled), len(plan.blocked)
         await self._create_users(plan.create_users)
         await self._update(plan.update_users[known[0] :])  # accounts that were there after all
-        await self._report(
-            [Report(s.name, s.asked, {"call": None}, s.moodle_id) for s in plan.settled[known[1] :]]
-        )
+        await self._settle(plan.settled[known[1] :])
         postponed: AwayError | None = None
         try:
             await self._create_courses(plan.create_courses)
@@ -122,10 +121,15 @@ class Acts:
             postponed = error
         for kind in ("suspend", "unenrol", "enrol"):
             await self._seats(kind, [change for change in plan.seats if change.kind == kind])
+        # last, since some of these left another seat just now
+        await self._settle([s for s in plan.settled[: known[1]] if s.name[0] == "enrollment"])
         if prune:
             await self._prune(plan.unknown)
         if postponed is not None:
             raise postponed
+
+    async def _settle(self, settled: Sequence[Settled]) -> None:
+        await self._report([Report(s.name, s.asked, {"call": None}, s.moodle_id) for s in settled])
 
     async def _report(self, reports: list[Report]) -> None:
         """Puts on disk what is news."""

@@ -643,3 +643,20 @@ async def test_a_replay_calls_nobody(college: College) -> None:
     assert await college.status("enrollment", "E1 S1") == status
     assert len(college.moodle.calls) == calls
     assert await college.calls() == []
+
+
+@pytest.mark.parametrize("by", ["worker", "apply"])
+async def test_moving_to_a_seat_that_is_taken(college: College, by: str) -> None:
+    """An enrollment that moves to where another of the student's sits already is done in one go."""
+    await college.send(
+        students=student("S1"),
+        classes=[class_("C1"), class_("C2")],
+        enrollments=[enrollment("E1", "S1", "C1"), enrollment("E2", "S1", "C2")],
+    )
+    await college.settle()
+    await college.send(enrollments={"id": "E1", "BTEC_Class": "C2"})
+    await (college.settle() if by == "worker" else college.apply())
+    assert college.seats() == {("C1", "S1"): "suspended", ("Class C2", "S1"): "active"}
+    assert await college.status("enrollment", "E1") == await college.status("enrollment", "E2")
+    assert (await college.status("enrollment", "E1"))[0] == "SYNCED"
+    assert await college.calls() == []
