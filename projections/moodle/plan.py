@@ -17,7 +17,7 @@ from projections.moodle import rules
 from projections.moodle.client import RefusedError
 from projections.moodle.rules import Reason
 from projections.moodle.site import Account, Occupied, Site, together
-from projections.moodle.wanted import Course, Known, Place, Seat, User, Wanted
+from projections.moodle.wanted import FAILED, Course, Known, Place, Seat, User, Wanted
 from projections.state import Name
 
 GUEST = 1
@@ -340,7 +340,7 @@ class Planner:
 
     async def _plan_missing(self, missing: list[User], moved: list[AccountChange]) -> None:
         """Accounts that no idnumber names: found by username or e-mail address, or made."""
-        holders = await self._by_email(user.values["email"] or "" for user in missing)
+        holders = await self._by_email(missing)
         logins: dict[str, Account] = {}
         if self._whole:
             accounts = await self._site.users_by("username", [user.username or "" for user in missing])
@@ -394,11 +394,18 @@ class Planner:
             return own[0]
         return (self.not_theirs(found) or found[0]) if found else None
 
-    async def _by_email(self, emails: Iterable[str]) -> dict[str, list[Account]]:
-        """Accounts by e-mail address in lower case; Moodle's look-up is exact, so both are asked for."""
-        wanted = {form for email in emails for form in (email, email.lower())}
+    async def _by_email(self, users: Iterable[User]) -> dict[str, list[Account]]:
+        """Accounts by the e-mail addresses of some users, in lower case. Moodle's look-up is exact, so
+        both forms are asked for; where that was not enough before, any other form, too.
+        """
+        emails = {user.zoho_id: user.values["email"] or "" for user in users}
+        exact = {form for email in emails.values() for form in (email, email.lower())}
+        accounts = {account.id: account for account in await self._site.users_by("email", sorted(exact))}
+        for zoho_id, email in emails.items():
+            if email and self._wanted.status(("student", zoho_id)) == FAILED:
+                accounts |= {account.id: account for account in await self._site.holders_of(email)}
         found: dict[str, list[Account]] = {}
-        for account in await self._site.users_by("email", sorted(wanted)):
+        for account in accounts.values():
             found.setdefault(account.email.lower(), []).append(account)
         return found
 
@@ -422,7 +429,7 @@ class Planner:
 
     async def _plan_moved(self, moved: list[AccountChange]) -> None:
         """Changes of e-mail addresses: each address must be free, or be left by whoever has it."""
-        holders = await self._by_email(change.changes["email"][1] for change in moved)
+        holders = await self._by_email([change.user for change in moved])
         self.plan.update_users += moved  # so that two who swap see each other leave
         for change in moved:
             email = change.changes["email"][1].lower()
