@@ -129,9 +129,9 @@ class Service:
             if count
         ]
         found += [
-            Degraded("moodle", f"the Moodle of tenant {name}: {worker.trouble.text}")
+            Degraded("moodle", f"the Moodle of tenant {name}: {worker.degraded}")
             for name, worker in self.moodle_workers.items()
-            if worker.trouble is not None
+            if worker.degraded is not None
         ]
         return found
 

@@ -108,6 +108,10 @@ class Lease:
         if not await connection.fetchval(SQL["renew_lease"], *self._place, self._owner, self._seconds):
             raise LeaseLostError(self._place[1])
 
+    async def note(self, connection: Connection, text: str | None) -> None:
+        """Says something to those who do not have it; it goes with the lease."""
+        await connection.execute(SQL["note_lease"], *self._place, self._owner, text)
+
     async def give_back(self, connection: Connection) -> None:
         """At a clean end."""
         await connection.execute(SQL["give_lease_back"], *self._place, self._owner)

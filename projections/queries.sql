@@ -280,7 +280,8 @@ select notification_id from ledger.tracking where tenant_id = $1 and follower = 
 -- take_lease: a lease that is free, over, or one's own, for some seconds of the database's clock
 insert into ledger.leases as l (tenant_id, name, owner, until)
 values ($1, $2, $3, now() + make_interval(secs => $4))
-on conflict (tenant_id, name) do update set owner = excluded.owner, until = excluded.until
+on conflict (tenant_id, name) do update set owner = excluded.owner, until = excluded.until,
+   note = case when l.owner = excluded.owner then l.note end
  where l.owner = excluded.owner or l.until < now()
 returning true;
 
@@ -429,14 +430,22 @@ select distinct o.zoho_id from ledger.heads h cross join lateral (
  where h.tenant_id = $1 and o.entity = $2 and o.zoho_id > $3
  order by o.zoho_id limit $5;
 
--- changed_between: the records whose state events behind a position may have changed
-select distinct entity, zoho_id from ledger.outcomes
+-- changed_between: records whose state events behind a position may have changed, and how often
+-- Moodle reported on each
+select entity, zoho_id, count(*) filter (where status in ('SYNCED', 'FAILED')) as reports,
+       bool_or(status not in ('INVALID', 'ERROR', 'SYNCED', 'FAILED')) as is_changed
+  from ledger.outcomes
  where tenant_id = $1 and generation = $2 and position > $3 and position <= $4
-   and status not in ('INVALID', 'ERROR', 'SYNCED', 'FAILED');
+ group by entity, zoho_id;
 
--- lease_is_held: whether anybody does a tenant's work of one kind
-select exists (
-  select from ledger.leases where tenant_id = $1 and name = $2 and until > clock_timestamp());
+-- note_lease: what a lease's owner says to others
+update ledger.leases set note = $4 where tenant_id = $1 and name = $2 and owner = $3;
+
+-- look_at_leases: whether one is held, and what the owner of another one says
+select exists (select from ledger.leases
+                where tenant_id = $1 and name = $2 and until > clock_timestamp()) as wished,
+       (select note from ledger.leases
+         where tenant_id = $1 and name = $3 and until > clock_timestamp()) as note;
 
 -- failed_records: records of which Moodle's reports have said that something was not done
 select distinct o.entity, o.zoho_id
@@ -447,3 +456,7 @@ select distinct o.entity, o.zoho_id
      offset 0) o
  where h.tenant_id = $1
  order by o.entity, o.zoho_id;
+
+-- begin_moodle_rebuild: from where on Moodle's reports count, kept until it has ended
+insert into ledger.tracking (tenant_id, follower, notification_id) values ($1, $2, $3)
+on conflict do nothing;

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json as json_
+import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
@@ -14,6 +16,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from ledger import clock
+from ledger.lane import Lane
 from ledger.settings import TenantSettings
 from ledger.zoho.entities import ENTITIES
 from projections.fold import CurrentState
@@ -121,7 +124,7 @@ def plan(
                 position = await _position(ledger, tenant_id, as_of)
                 key = ledger.installation.master_key
                 rows = await whole.rows_at(key, CurrentState(ENTITIES), position)
-            found, _, _ = await whole.plan(rows)
+            found, _ = await whole.plan(rows)
         document = found.document()
         _show(document, as_json=json)
         return 2 if any(document.values()) else 0
@@ -173,34 +176,58 @@ async def _apply(
     ledger: Opened, tenant: str | None, *, yes: bool, prune: bool, fresh: bool, as_json: bool
 ) -> int:
     tenant_id = await ledger.tenant(tenant)
-    _moodle_of(ledger, tenant_id)
-    lane = ledger.lane(tenant_id)
-    async with ask_for(ledger.database, tenant_id) as turn, _whole(ledger, tenant_id, turn) as whole:
-        found, _, _ = await whole.plan(await whole.rows(), fresh=fresh)
+    async with _whole(ledger, tenant_id) as whole:
+        rows = await whole.rows()
+        since = max((row.position or 0 for row in rows.values() if row is not None), default=0)
+        found, _ = await whole.plan(rows, since=since if fresh else 0)
         _show(found.document(), as_json=as_json)
         wanted = found.count + (len(found.unknown) if prune else 0)
-        if wanted and not yes and not await asyncio.to_thread(_agreed, wanted):
+        if wanted and not yes and not await _agreed(wanted):
             raise CommandError("nothing was done (--yes does not ask)")
-        try:
-            with Meter("moodle", "changes") as meter:
-                done, refused = await whole.apply(
-                    lane,
-                    fresh=fresh,
-                    prune=prune,
-                    tell=lambda progress: meter.tell(tenant_id, progress.done, progress.all),
-                )
-        finally:
-            await lane.close()
-    print(
-        f"{done - refused:,} done, {refused:,} refused, {len(found.blocked):,} not to be done",
-        file=sys.stderr,
+    async with (
+        ask_for(ledger.database, tenant_id, _tell) as turn,
+        _whole(ledger, tenant_id, turn) as whole,
+        _closing(ledger.lane(tenant_id)) as lane,
+    ):
+        with Meter("moodle", "changes") as meter:
+            tried, refused = await whole.apply(
+                lane,
+                fresh=fresh,
+                prune=prune,
+                tell=lambda progress: meter.tell(tenant_id, progress.done, progress.all),
+            )
+    blocked = len(found.blocked)
+    _tell(
+        f"{tried - refused:,} of {tried:,} changes done, {refused:,} refused; {blocked:,} were not to be done"
     )
     return 1 if refused else 0
 
 
-def _agreed(wanted: int) -> bool:
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+@asynccontextmanager
+async def _closing(lane: Lane) -> AsyncIterator[Lane]:
+    try:
+        yield lane
+    finally:
+        await lane.close()
+
+
+async def _agreed(wanted: int) -> bool:
+    """Asks. The answer is read in a thread that nobody waits for, so that Ctrl-C ends the command."""
     print(f"Bring these {wanted:,} changes to Moodle? [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[bytes] = loop.create_future()
+
+    def read() -> None:
+        said = os.read(sys.stdin.fileno(), 100)
+        with contextlib.suppress(RuntimeError):  # the command has ended
+            loop.call_soon_threadsafe(answer.set_result, said)
+
+    threading.Thread(target=read, daemon=True).start()
+    return (await answer).strip().lower() in (b"y", b"yes")
 
 
 def _show(document: dict[str, list[dict[str, Any]]], *, as_json: bool) -> None:
@@ -273,13 +300,12 @@ def worker(
 
 @asynccontextmanager
 async def _worker(ledger: Opened, tenant_id: str) -> AsyncIterator[Worker]:
-    lane = ledger.lane(tenant_id)
-    one = Worker(ledger.database, tenant_id, _moodle_of(ledger, tenant_id), lane)
-    try:
-        yield one
-    finally:
-        await one.close()
-        await lane.close()
+    async with _closing(ledger.lane(tenant_id)) as lane:
+        one = Worker(ledger.database, tenant_id, _moodle_of(ledger, tenant_id), lane)
+        try:
+            yield one
+        finally:
+            await one.close()
 
 
 @app.command
@@ -341,14 +367,10 @@ def retry(
         ]
         if not wanted and zoho_id is not None:
             raise CommandError(f"--zoho-id {zoho_id[:80]}: sync-ledger moodle failed lists no such record")
-        lane = ledger.lane(tenant_id)
-        try:
-            if wanted:
-                report = Reporter(lane, tenant_id, settings.moodle.base_url or "")
-                await report([_again(name, student) for name, student in wanted], source="cli")
-        finally:
-            await lane.close()
-        print(f"{len(wanted):,} queued again; the worker takes them up", file=sys.stderr)
+        async with _closing(ledger.lane(tenant_id)) as lane:
+            report = Reporter(lane, tenant_id, settings.moodle.base_url or "")
+            await report([_again(name, student) for name, student in wanted], source="cli")
+        _tell(f"{len(wanted):,} queued again; the worker takes them up")
         return 0
 
     return run(work)

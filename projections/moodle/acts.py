@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import msgspec
 
-from projections.moodle.client import RefusedError
+from projections.moodle.accounts import EMAIL_TAKEN, OF_OTHERS
+from projections.moodle.client import AwayError, RefusedError
 from projections.moodle.plan import (
     REFUSED_BY_MOODLE,
     AccountChange,
     Plan,
-    Planner,
     SeatChange,
     Unknown,
     new_account,
 )
+from projections.moodle.planner import Planner
 from projections.moodle.report import Report
 from projections.moodle.rules import SHORTNAME_CHARACTERS, Reason
 from projections.moodle.site import Account, SeatAt, Site, parts_of, together
@@ -31,6 +33,7 @@ from projections.state import Name
 _GONE = frozenset({"invaliduserid", "invaliduser", "userdeleted"})
 """The account has gone: it is looked up again."""
 
+_OTHER_WAY, _EMAIL_DUPLICATE = "other_enrolment", "useremailduplicate"
 _SAID = {
     "wsnoinstance": "manual enrolment is switched off in the course, or in the whole Moodle: switch it on",
     "wsusercannotassign": "the token's user may not give the role MOODLE_STUDENT_ROLE_ID: allow it in Moodle",
@@ -41,6 +44,8 @@ _SAID = {
     "unknowcategory": "there is no category MOODLE_CATEGORY_ID",
     "errorcatcontextnotvalid": "the token's user may not make courses in the category MOODLE_CATEGORY_ID",
     "useremailinvalid": "Moodle does not take the e-mail address: correct it in Zoho",
+    _OTHER_WAY: "the person is in the course by another enrolment method, too (self-enrolment, a cohort): "
+    "end it in Moodle",
     "passwordpolicy": "Moodle's password policy refuses what MOODLE_AUTH needs",
 }
 
@@ -56,7 +61,9 @@ class Acts:
     """Brings one plan to Moodle.
 
     `again`: records that must be planned anew, since Moodle is not as the plan found it.
-    `freed`: e-mail addresses, in lower case, that an account has left.
+    `freed`: e-mail addresses, in lower case, that an account has left. `replaced`: students and
+    classes that have another account or course than Moodle said before, so that seats are missing.
+    `in_the_way`: students who were refused since somebody else's account is in the way.
     """
 
     def __init__(
@@ -64,13 +71,19 @@ class Acts:
         site: Site,
         planner: Planner,
         wanted: Wanted,
+        making_courses: Callable[[], AbstractAsyncContextManager[Callable[[], None]]],
     ) -> None:
+        """`making_courses`: around each call that makes courses, see `projections.moodle.turn`."""
         self._site = site
         self._planner = planner
         self._wanted = wanted
+        self._making_courses = making_courses
         self._done = self._all = 0
+        self._aside: dict[int, str] = {}
         self.again: set[Name] = set()
         self.freed: set[str] = set()
+        self.replaced: set[Name] = set()
+        self.in_the_way: set[str] = set()
         self.refused = 0
 
     async def carry_out(
@@ -102,16 +115,26 @@ class Acts:
         await self._report(
             [Report(s.name, s.asked, {"call": None}, s.moodle_id) for s in plan.settled[known[1] :]]
         )
-        await self._create_courses(plan.create_courses)
+        postponed: AwayError | None = None
+        try:
+            await self._create_courses(plan.create_courses)
+        except AwayError as error:  # where Moodle is away, the next call says so, too
+            postponed = error
         for kind in ("suspend", "unenrol", "enrol"):
             await self._seats(kind, [change for change in plan.seats if change.kind == kind])
         if prune:
             await self._prune(plan.unknown)
+        if postponed is not None:
+            raise postponed
 
     async def _report(self, reports: list[Report]) -> None:
         """Puts on disk what is news."""
         news = [self._with_student(report) for report in reports if self._is_news(report)]
-        self.refused += sum(report.reason is not None for report in news)
+        self.refused += sum(bool(report.reason) and report.record["call"] is not None for report in news)
+        self.in_the_way.update(
+            report.name[1] for report in reports if report.reason and report.reason[0] in OF_OTHERS
+        )
+        self.replaced.update(report.name for report in news if self._is_replaced(report))
         if news:
             await self._report_to(news)
 
@@ -127,6 +150,12 @@ class Acts:
             return report
         seat = self._wanted.seat(report.name[1])
         return msgspec.structs.replace(report, student=seat.student if seat is not None else None)
+
+    def _is_replaced(self, report: Report) -> bool:
+        before = self._wanted.known(report.name).moodle_id
+        if report.name[0] not in ("student", "class") or report.reason is not None or before is None:
+            return False
+        return report.moodle_id not in (before, Report(report.name, None, {}).moodle_id)
 
     def _count(self, things: int) -> None:
         self._done += things
@@ -152,10 +181,17 @@ class Acts:
             if len(stuck) == len(pending) and not await self._make_way(stuck):
                 break
             pending = stuck
-        reason = ("email_taken", "another account in Moodle has this e-mail address: correct it in Zoho")
+        await self._put_back(pending)
+        function = "core_user_update_users"
         await self._report(
             [
-                Report(("student", c.user.zoho_id), c.user.asked, {"call": None}, str(c.account_id), reason)
+                Report(
+                    ("student", c.user.zoho_id),
+                    c.user.asked,
+                    _record(function, {"id": c.account_id}, RefusedError(_EMAIL_DUPLICATE, "")),
+                    str(c.account_id),
+                    EMAIL_TAKEN,
+                )
                 for c in pending
             ]
         )
@@ -173,7 +209,7 @@ class Acts:
                 reports.append(Report(name, asked, record, str(change.account_id)))
                 if "email" in change.changes:
                     self.freed.add(str(change.changes["email"][0]).lower())
-            elif refused.code == "useremailduplicate":
+            elif refused.code == _EMAIL_DUPLICATE:
                 stuck.append(change)
             elif refused.code in _GONE:
                 self._planner.users.pop(name[1], None)
@@ -185,15 +221,32 @@ class Acts:
         return stuck
 
     async def _make_way(self, stuck: list[AccountChange]) -> bool:
-        """Gives one of those that wait for each other an address of nobody's, for a moment."""
-        wanted = {c.changes["email"][1].lower() for c in stuck}
+        """Where accounts wait for each other in a circle, gives one of them an address of nobody's, for a
+        moment. Whether it did.
+        """
+        by_old = {str(c.changes["email"][0]).lower(): c for c in stuck}
         for change in stuck:
-            if (old := str(change.changes["email"][0]).lower()) in wanted and not old.endswith(".invalid"):
+            behind, steps = by_old.get(change.changes["email"][1].lower()), 0
+            while behind is not None and behind is not change and steps < len(stuck):
+                behind, steps = by_old.get(behind.changes["email"][1].lower()), steps + 1
+            if behind is change:
                 aside = f"moving-{change.account_id}-{secrets.token_hex(4)}@moving.invalid"
+                old, new = change.changes["email"]
                 [refused] = await self._site.update_users([{"id": change.account_id, "email": aside}])
-                change.changes["email"] = (aside, change.changes["email"][1])
+                change.changes["email"] = (aside, new)
+                self._aside[change.account_id] = old
                 return refused is None
         return False
+
+    async def _put_back(self, pending: list[AccountChange]) -> None:
+        """Whoever made way in vain has the old address again."""
+        back = [
+            {"id": c.account_id, "email": self._aside[c.account_id]}
+            for c in pending
+            if c.account_id in self._aside
+        ]
+        if back:
+            await self._site.update_users(back)
 
     async def _create_users(self, users: Sequence[User]) -> None:
         extra = self._password()
@@ -216,7 +269,8 @@ class Acts:
 
         if self._site.unsure and users:
             await some(users[:1])
-            await self._site.must_see(users[0].zoho_id)
+            if users[0].zoho_id in self._planner.users:
+                await self._site.must_see(users[0].zoho_id)
             users = users[1:]
         await together(some, parts_of(users, self._site.at_once(8)))
 
@@ -232,14 +286,26 @@ class Acts:
         return lambda: {"auth": auth}
 
     async def _explain(self, user: User, fields: dict[str, Any], refused: RefusedError) -> list[Report]:
-        """An account that Moodle would not make: it is there after all, or it is another's."""
-        name = ("student", user.zoho_id)
-        found = await self._planner.by_hand(user)
+        """An account that Moodle would not make: it is there after all, or only the username is in the
+        way, or it is another's.
+        """
+        name, function = ("student", user.zoho_id), "core_user_create_users"
+        found = await self._planner.accounts.explain(user)
         if isinstance(found, Account):
-            self._planner.take(user, found)
+            self._planner.accounts.take(user, found)
             return []
-        reason = found or reason_of(refused)
-        return [Report(name, user.asked, _record("core_user_create_users", fields, refused), None, reason)]
+        if isinstance(found, User):
+            fields = {**fields, "username": found.username}
+            [result] = await self._site.create_users([fields])
+            if not isinstance(result, RefusedError):
+                self._planner.users[user.zoho_id] = result
+                return [
+                    Report(name, user.asked, _record(function, fields, None, {"id": result}), str(result))
+                ]
+            refused, found = result, None
+        return [
+            Report(name, user.asked, _record(function, fields, refused), None, found or reason_of(refused))
+        ]
 
     # -- courses
 
@@ -251,7 +317,9 @@ class Acts:
 
         async def some(part: Sequence[list[Course]]) -> None:
             sent = [self._new_course(shared[0], shared[0].shortname) for shared in part]
-            results = await self._site.create_courses(sent)
+            async with self._making_courses() as answered:
+                results = await self._site.create_courses(sent)
+                answered()
             reports = []
             for shared, fields, first in zip(part, sent, results, strict=True):
                 result: int | RefusedError = first
@@ -260,7 +328,9 @@ class Acts:
                     fields = self._new_course(  # noqa: PLW2901
                         shared[0], shared[0].shortname[: SHORTNAME_CHARACTERS - len(suffix)] + suffix
                     )
-                    [result] = await self._site.create_courses([fields])
+                    async with self._making_courses() as answered:
+                        [result] = await self._site.create_courses([fields])
+                        answered()
                 refused = result if isinstance(result, RefusedError) else None
                 record = _record("core_course_create_courses", fields, refused, {"id": result})
                 for course in shared:
@@ -273,7 +343,8 @@ class Acts:
             await self._report(reports)
             self._count(sum(map(len, part)))
 
-        await together(some, parts_of(list(by_idnumber.values()), self._site.at_once(6)))
+        for part in parts_of(list(by_idnumber.values()), self._site.at_once(6)):
+            await some(part)  # one call at once: Moodle would make a course twice
 
     def _new_course(self, course: Course, shortname: str) -> dict[str, Any]:
         fields: dict[str, Any] = {
@@ -308,6 +379,8 @@ class Acts:
                 results = await self._site.unenrol([seat.key for seat in seats])
             else:
                 results = await self._site.enrol(seats)
+            if kind != "enrol":
+                results = await self._still_there(seats, results)
             reports: list[Report] = []
             for (seat, change), refused in zip(part, results, strict=True):
                 reports += await self._seat_reports(seat, change, refused)
@@ -315,6 +388,18 @@ class Acts:
             self._count(len(part))
 
         await together(some, parts_of(ready, self._site.at_once(2 if kind == "unenrol" else 6)))
+
+    async def _still_there(
+        self, seats: list[SeatAt], results: list[RefusedError | None]
+    ) -> list[RefusedError | None]:
+        """Who was to leave and sits there all the same came by another way than manual enrolment."""
+        left = [seat.key for seat, refused in zip(seats, results, strict=True) if refused is None]
+        there = await self._site.occupied(left)
+        other = RefusedError(_OTHER_WAY, "the person came by another enrolment method, too")
+        return [
+            other if refused is None and seat.key in there else refused
+            for seat, refused in zip(seats, results, strict=True)
+        ]
 
     async def _seat_reports(
         self, seat: SeatAt, change: SeatChange, refused: RefusedError | None
@@ -354,7 +439,7 @@ class Acts:
             return True
         if refused.code not in ("invalidparameter", "invalidrecord"):
             return False
-        if await self._site.course_at(("id", str(seat.course_id))) is not None:
+        if await self._site.courses_at(("id", str(seat.course_id))):
             return False
         if change.course is not None:
             self._planner.courses.pop(change.course, None)
@@ -363,13 +448,14 @@ class Acts:
 
     async def _prune(self, unknown: Sequence[Unknown]) -> None:
         """Takes away seats that the ledger does not know; no record of it speaks of them."""
-        keys = [(seat.course_id, seat.user_id) for seat in unknown]
-        if self._wanted.moodle.on_withdraw == "unenrol":
-            results = await self._site.unenrol(keys)
-        else:
-            results = await self._site.enrol([SeatAt(c, u, suspended=True) for c, u in keys])
-        self.refused += sum(result is not None for result in results)
-        self._count(len(unknown))
+        for part in parts_of(unknown, self._site.at_once(6)):
+            keys = [(seat.course_id, seat.user_id) for seat in part]
+            if self._wanted.moodle.on_withdraw == "unenrol":
+                results = await self._site.unenrol(keys)
+            else:
+                results = await self._site.enrol([SeatAt(c, u, suspended=True) for c, u in keys])
+            self.refused += sum(result is not None for result in results)
+            self._count(len(part))
 
 
 def reason_of(refused: RefusedError) -> Reason:

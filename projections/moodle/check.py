@@ -10,8 +10,7 @@ import msgspec
 
 from ledger.settings import MoodleSettings
 from projections.moodle.client import MOST_FIELDS, MisconfiguredError, MoodleClient, RefusedError
-from projections.moodle.plan import GUEST
-from projections.moodle.site import UNSEEN, Site
+from projections.moodle.site import GUEST, UNSEEN, Site
 
 FUNCTIONS = (
     "core_webservice_get_site_info",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
@@ -18,6 +19,7 @@ from projections.moodle.rules import Reason
 from projections.state import Name
 
 _KEEP = "keep"
+_AT_ONCE = 500
 
 
 class Report(msgspec.Struct):
@@ -70,7 +72,20 @@ class Reporter:
         self._lane = lane
         self._tenant = tenant_id
         self._site = site
+        self._own: Counter[Name] = Counter()
 
     async def __call__(self, reports: list[Report], source: str = "moodle") -> None:
-        """Returns when they are on disk."""
-        await self._lane.submit(delivery(self._tenant, reports, site=self._site, source=source))
+        """Returns when they are on disk. Many are many deliveries, so that others get between them."""
+        for part in (reports[i : i + _AT_ONCE] for i in range(0, len(reports), _AT_ONCE)):
+            await self._lane.submit(delivery(self._tenant, part, site=self._site, source=source))
+            self._own.update(report.name for report in part)
+
+    def is_foreign(self, name: Name, reports: int) -> bool:
+        """Whether somebody else reported on a record: there are so many reports that were not asked
+        for here before.
+        """
+        own = min(self._own[name], reports)
+        self._own[name] -= own
+        if not self._own[name]:
+            del self._own[name]
+        return reports > own

@@ -74,8 +74,10 @@ def lacking(values: dict[str, str | None], login: str | None) -> Reason | None:
     return None
 
 
-def course_problem(fullname: str, idnumber: str) -> Reason | None:
+def course_problem(fullname: str, shortname: str, idnumber: str) -> Reason | None:
     """Why no course can be made for a class; None where one can."""
+    if _TAG.search(fullname) or _TAG.search(shortname):
+        return "bad_name", "the class's name holds something like an HTML tag: correct it in Zoho"
     if len(fullname) > FULLNAME_CHARACTERS:
         return "name_too_long", f"the class's name has more than {FULLNAME_CHARACTERS} characters: shorten it"
     if len(idnumber) > COURSE_IDNUMBER_CHARACTERS:

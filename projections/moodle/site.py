@@ -27,8 +27,8 @@ from projections.moodle.wanted import Place
 
 T = TypeVar("T")
 
-FRONT_PAGE = 1
-"""The id of the site's own course, in which nobody is enrolled."""
+GUEST, FRONT_PAGE = 1, 1
+"""The ids of the guest's account, and of the site's own course, in which nobody is enrolled."""
 COUNTED_FROM = 100
 """Behind a write of so many fields the last item is looked for."""
 _FEW = 4
@@ -37,6 +37,9 @@ _LEAST_FIELDS = 20
 _FIELDS_LEFT = MOST_FIELDS - 20  # for the control fields and what is not an item
 _PAGE = 1_000
 _RACE, _INVALID = "dmlwriteexception", "invalidparameter"
+_NOT_ALLOWED = "nopermissions"
+_OF_THE_SITE = frozenset({"core_user_create_users", "core_user_update_users", "core_course_create_courses"})
+"""Whoever may not do these for one item may not for any."""
 _ID_DIGITS = 18
 """Ids with more digits may not fit Moodle's database."""
 
@@ -62,7 +65,6 @@ class FoundCourse(msgspec.Struct):
     """A course as Moodle shows it."""
 
     id: int
-    shortname: str = ""
     idnumber: str = ""
 
 
@@ -198,25 +200,19 @@ class Site:
             raise MisconfiguredError(UNSEEN)
         self.unsure = False
 
-    async def course_at(self, place: Place) -> FoundCourse | None:
-        """The course with an `id` or `idnumber`; the front page is none."""
+    async def courses_at(self, place: Place) -> list[FoundCourse]:
+        """The courses with an `id` or `idnumber`, one at the most in a sound Moodle; never the front page."""
         function, (field, value) = "core_course_get_courses_by_field", place
         try:
             answer = await self._ask(function, field=field, value=value)
         except RefusedError as error:
             if error.code == _INVALID or (field == "id" and len(value) > _ID_DIGITS):  # no course has it
-                return None
+                return []
             raise _blind(function, error) from None
         found = [c for c in _read(_Courses, answer, function).courses if c.id != FRONT_PAGE]
         if field == "idnumber":  # shown to those who may change courses
             found = [c for c in found if c.idnumber in ("", value)]
-        return found[0] if len(found) == 1 else None
-
-    async def has_shortname(self, shortname: str) -> bool:
-        """Whether a course that the token may see has this short name."""
-        function = "core_course_get_courses_by_field"
-        answer = await self._ask(function, field="shortname", value=shortname)
-        return bool(_read(_Courses, answer, function).courses)
+        return found
 
     async def seats_in(self, course_id: int) -> dict[int, Occupied]:
         """Who sits in a course, by user id; empty where there is no such course."""
@@ -313,8 +309,8 @@ class Site:
             except RefusedError as error:
                 if error.code == _RACE and not again:
                     return await or_alone(some, again=True)
-                if len(some) == 1:
-                    return [error]
+                if len(some) == 1 or error.code == _NOT_ALLOWED:
+                    return [error] * len(some)
                 return [result for user in some for result in await or_alone([user])]
 
         found = await together(or_alone, parts_of(users, self.at_once(max(map(fields_of, users), default=1))))
@@ -383,8 +379,8 @@ class Site:
             except RefusedError as error:
                 if error.code == _RACE and not again:  # somebody else wrote the same at the same time
                     return await some(part, again=True)
-                if len(part) == 1:
-                    return [error]
+                if len(part) == 1 or (error.code == _NOT_ALLOWED and function in _OF_THE_SITE):
+                    return [error] * len(part)
                 half = len(part) // 2
                 return [*await some(part[:half]), *await some(part[half:])]
             return [*read(answer, len(part), function)]

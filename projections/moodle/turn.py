@@ -7,27 +7,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from ledger.database import Database
 from ledger.errors import DatabaseAwayError
 from projections.followers import Lease, LeaseLostError
+from projections.moodle.client import AwayError
 from projections.queries import SQL
 
-WORK, WISH = "moodle", "moodle-wish"
+WORK, WISH, COURSES = "moodle", "moodle-wish", "moodle-courses"
 SECONDS = 10.0
 """So long the turn of a process that died is kept."""
 _ASK_SECONDS = 0.2
+_MARGIN_SECONDS = 5.0
 
 
 class Turn:
     """The right to call one college's Moodle, for as long as it is renewed."""
 
-    def __init__(self, database: Database, tenant_id: str, name: str = WORK) -> None:
+    def __init__(
+        self, database: Database, tenant_id: str, name: str = WORK, seconds: float = SECONDS
+    ) -> None:
         self._database = database
         self._tenant = tenant_id
-        self._lease = Lease(tenant_id, name, seconds=SECONDS)
+        self._seconds = seconds
+        self._lease = Lease(tenant_id, name, seconds=seconds)
         self._until = 0.0
 
     def holds(self) -> bool:
@@ -40,18 +45,18 @@ class Turn:
         async with self._database.transaction(self._tenant) as connection:
             taken = await self._lease.take(connection)
         if taken:
-            self._until = now + SECONDS
+            self._until = now + self._seconds
         return taken
 
     async def keep(self) -> None:
         """Renews it until cancelled; ends where it is lost."""
         while True:
-            await asyncio.sleep(SECONDS / 4)
+            await asyncio.sleep(self._seconds / 4)
             now = _now()
             try:
                 async with self._database.transaction(self._tenant) as connection:
                     await self._lease.renew(connection)
-                self._until = now + SECONDS
+                self._until = now + self._seconds
             except LeaseLostError:
                 self._until = 0.0
                 return
@@ -65,19 +70,53 @@ class Turn:
             async with self._database.transaction(self._tenant) as connection:
                 await self._lease.give_back(connection)
 
-    async def is_wished_for(self) -> bool:
-        """Whether a command waits for it."""
+    async def look(self) -> tuple[bool, str | None]:
+        """Whether a command waits for it, and what whoever has it says."""
         async with self._database.transaction(self._tenant) as connection:
-            return bool(await connection.fetchval(SQL["lease_is_held"], self._tenant, WISH))
+            row = await connection.fetchrow(SQL["look_at_leases"], self._tenant, WISH, WORK)
+        return (bool(row["wished"]), row["note"]) if row is not None else (False, None)
+
+    async def note(self, text: str | None) -> None:
+        """Says something to the processes that do not have it."""
+        async with self._database.transaction(self._tenant) as connection:
+            await self._lease.note(connection, text)
 
 
 @asynccontextmanager
-async def ask_for(database: Database, tenant_id: str) -> AsyncIterator[Turn]:
+async def making_courses(
+    database: Database, tenant_id: str, timeout_seconds: float
+) -> AsyncIterator[Callable[[], None]]:
+    """Around one call that makes courses, of which Moodle would make two where two such calls are
+    under way at once. The caller tells when it has an answer; without one nobody else makes
+    courses before that call must have ended. Raises `AwayError` where such a one is waited for.
+    """
+    turn = Turn(database, tenant_id, COURSES, timeout_seconds + _MARGIN_SECONDS)
+    if not await turn.take():
+        raise AwayError("an earlier call that makes courses had no answer: what came of it is waited for")
+    answered = False
+
+    def tell() -> None:
+        nonlocal answered
+        answered = True
+
+    try:
+        yield tell
+    finally:
+        if answered:
+            await turn.give_back()
+
+
+@asynccontextmanager
+async def ask_for(
+    database: Database, tenant_id: str, tell: Callable[[str], None] = lambda _: None
+) -> AsyncIterator[Turn]:
     """A turn, after asking whoever has it to let go: waits as long as that one's round takes."""
     wish, turn = Turn(database, tenant_id, WISH), Turn(database, tenant_id)
     keepers: list[asyncio.Task[None]] = []
     try:
-        for one in (wish, turn):
+        for one, holder in ((wish, "another command works"), (turn, "the worker ends its round")):
+            if not await one.take():
+                tell(f"waiting until {holder}")
             while not await one.take():  # noqa: ASYNC110  (another process has it, which has no event)
                 await asyncio.sleep(_ASK_SECONDS)
             keepers.append(asyncio.create_task(one.keep()))

@@ -95,10 +95,12 @@ class Wanted:
     those that they depend on (`depends_on`), with the rows of Moodle's reports.
     """
 
-    def __init__(self, settings: TenantSettings, rows: Mapping[Name, Row | None]) -> None:
+    def __init__(self, settings: TenantSettings, rows: Mapping[Name, Row | None], *, since: int = 0) -> None:
+        """`since`: what Moodle reported up to this position is void, since it is another Moodle now."""
         self.settings = settings
         self.moodle = settings.moodle
         self.rows = rows
+        self._since = since
         self._site = self.moodle.base_url or ""
 
     def row(self, name: Name) -> Row | None:
@@ -109,7 +111,7 @@ class Wanted:
     def known(self, name: Name) -> Known:
         """What Moodle reported on a record."""
         row = self.rows.get(report_name(name))
-        if row is None:
+        if row is None or (row.position or 0) <= self._since:
             return _NOTHING
         fields = row.fields
         return Known(
@@ -182,7 +184,8 @@ class Wanted:
             )
             return Seat(zoho_id, True, student, course.name, start, end, text)
         asked: str | None = None
-        never_asked = row.state == WAITING and not self.known(row.name).done
+        known = self.known(row.name)
+        never_asked = row.state == WAITING and row.active_fingerprint is None and not known.done
         if student and class_ and not never_asked:
             asked = self._text(active=False, student=student, how=self.moodle.on_withdraw)
         name = course.name if course is not None else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 
 from ledger.database import Connection, Database
 from ledger.lane import Lane
@@ -14,10 +15,11 @@ from projections.moodle.acts import Acts, Progress
 from projections.moodle.check import prepare
 from projections.moodle.client import MoodleClient
 from projections.moodle.known import read
-from projections.moodle.plan import Plan, Planner
+from projections.moodle.plan import Plan
+from projections.moodle.planner import Planner
 from projections.moodle.report import Reporter
 from projections.moodle.site import Site
-from projections.moodle.turn import Turn
+from projections.moodle.turn import Turn, making_courses
 from projections.moodle.wanted import Known, Wanted
 from projections.queries import SQL
 from projections.replay import Folding, pages, parked_positions
@@ -27,6 +29,7 @@ ENTITIES = ("student", "program", "class", "enrollment")
 TRIES = 3
 """So often a plan is made again where Moodle was not as it had found it."""
 _PAGE = 5_000
+_REBUILD = "moodle-rebuild"
 
 
 class Whole:
@@ -41,21 +44,24 @@ class Whole:
         self.client = MoodleClient(settings.moodle, turn.holds if turn is not None else lambda: True)
         self.site = Site(self.client, settings.moodle)
 
-    async def plan(self, rows: dict[Name, Row | None], *, fresh: bool = False) -> tuple[Plan, Acts, Wanted]:
-        """What it takes to bring Moodle to the wanted state of these rows. `fresh`: whatever Moodle
-        acknowledged before is void. Raises `MoodleError`.
+    async def plan(self, rows: dict[Name, Row | None], *, since: int = 0) -> tuple[Plan, Acts]:
+        """What it takes to bring Moodle to the wanted state of these rows. `since`: whatever Moodle
+        acknowledged up to this position is void. Raises `MoodleError`.
         """
         self.site.begin()
         own_id = await prepare(self.site)
-        wanted = Wanted(self._settings, rows)
-        planner = Planner(self.site, wanted, _everything_is_there, whole=True, fresh=fresh, own_id=own_id)
+        wanted = Wanted(self._settings, rows, since=since)
+        planner = Planner(self.site, wanted, _everything_is_there, whole=True, own_id=own_id)
         named = [name for name, row in rows.items() if row is not None and name[0] in ENTITIES]
         plan = await planner.make(
             [zoho_id for entity, zoho_id in named if entity == "student"],
             [name for name in named if name[0] in ("class", "program")],
             [zoho_id for entity, zoho_id in named if entity == "enrollment"],
         )
-        return plan, Acts(self.site, planner, wanted), wanted
+        return plan, Acts(self.site, planner, wanted, self._making_courses)
+
+    def _making_courses(self) -> AbstractAsyncContextManager[Callable[[], None]]:
+        return making_courses(self._database, self._tenant, self._settings.moodle.timeout)
 
     async def apply(
         self,
@@ -65,20 +71,38 @@ class Whole:
         prune: bool = False,
         tell: Callable[[Progress], None] = lambda _: None,
     ) -> tuple[int, int]:
-        """Brings Moodle to the wanted state of now; answers how many things were done, and how many
-        Moodle refused. Killed at any point it goes on when it is called again: what is done is not
-        planned any more. Raises `MoodleError`, `DatabaseAwayError`.
+        """Brings Moodle to the wanted state of now; answers how many things were tried, and how many
+        of them Moodle refused or took back. Killed at any point it goes on when it is called
+        again: what is done is not planned any more. `fresh`: nothing counts that Moodle
+        acknowledged before this, or before the first of the calls that were killed.
+
+        Raises `MoodleError`, `DatabaseAwayError`.
         """
-        done = refused = 0
         report = Reporter(lane, self._tenant, self._settings.moodle.base_url or "")
+        since = await self._began() if fresh else 0
+        tried = refused = 0
         for _ in range(TRIES):
-            plan, acts, _ = await self.plan(await self.rows(), fresh=fresh)
+            plan, acts = await self.plan(await self.rows(), since=since)
             await acts.carry_out(plan, report, prune=prune, tell=tell)
-            done += plan.count
+            tried += plan.count + (len(plan.unknown) if prune else 0)
             refused += acts.refused
             if not acts.again:
                 break
-        return done, refused
+        if fresh:
+            await self._ended()
+        return tried, refused + len(acts.again)
+
+    async def _began(self) -> int:
+        """The position at which the rebuild on its way began."""
+        async with self._database.transaction(self._tenant) as connection:
+            head = await connection.fetchrow(SQL["head"], self._tenant)
+            position = head["position"] if head is not None else 0
+            await connection.execute(SQL["begin_moodle_rebuild"], self._tenant, _REBUILD, position)
+            return int(await connection.fetchval(SQL["checkpoint"], self._tenant, _REBUILD))
+
+    async def _ended(self) -> None:
+        async with self._database.transaction(self._tenant) as connection:
+            await connection.execute(SQL["forget_checkpoint"], self._tenant, _REBUILD)
 
     async def rows(self) -> dict[Name, Row | None]:
         """Every record as it is now, with Moodle's reports."""

@@ -15,7 +15,8 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import msgspec
@@ -30,12 +31,14 @@ from projections.moodle.acts import Acts, reason_of
 from projections.moodle.check import prepare
 from projections.moodle.client import AwayError, MisconfiguredError, MoodleClient, MoodleError, RefusedError
 from projections.moodle.known import dependents, read
-from projections.moodle.plan import REFUSED_BY_MOODLE, Planner, former_student
+from projections.moodle.plan import REFUSED_BY_MOODLE
+from projections.moodle.planner import Planner
 from projections.moodle.report import Report, Reporter
 from projections.moodle.rules import Reason
+from projections.moodle.seats import former_student
 from projections.moodle.site import Site
-from projections.moodle.turn import WORK, Turn
-from projections.moodle.wanted import FAILED, QUEUED, Wanted
+from projections.moodle.turn import WORK, Turn, making_courses
+from projections.moodle.wanted import FAILED, QUEUED, Known, Place, Wanted
 from projections.queries import SQL
 from projections.state import Name, Row, from_columns
 
@@ -48,6 +51,10 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 """Seconds after the first call that failed, doubled each time, cut at random to half as much."""
 TRIES = 3
 """So often a record is planned anew when Moodle was not as the plan had found it."""
+STALLS, STRIKES = 3, 2
+"""After so many rounds that failed although Moodle answers, records are tried one by one; one of
+which so many calls alone had no answer is parked.
+"""
 _CACHED = 200_000
 _ORDER = ("student", "program", "class", "enrollment")
 _PAGE = 5_000
@@ -83,6 +90,7 @@ class Worker:
         self._position = 0
         self._begin_anew()
         self.trouble: Trouble | None = None
+        self._elsewhere: str | None = None
 
     def _begin_anew(self) -> None:
         self._queue: dict[Name, None] = {}
@@ -90,8 +98,12 @@ class Worker:
         self._tries: Counter[Name] = Counter()
         self._users: dict[str, int] = {}
         self._courses: dict[Name, int] = {}
+        self._sought: dict[Name, tuple[Place, ...]] = {}
         self._waiting_for_email: dict[str, set[str]] = {}
         self._unsure: set[str] = set()
+        self._strikes: Counter[Name] = Counter()
+        self._stalls = 0
+        self._answers = False
         self._own_id: int | None = None
 
     def wake(self) -> None:
@@ -108,7 +120,9 @@ class Worker:
         """Works until cancelled, whenever no other process does."""
         while True:
             try:
-                if not await self._turn.is_wished_for() and await self._turn.take():
+                wished, self._elsewhere = await self._turn.look()
+                if not wished and await self._turn.take():
+                    self._elsewhere = None
                     await self._hold_and_follow()
             except _STORE_AWAY as error:
                 log.warning("the Moodle worker waits for the ledger", tenant=self._tenant, reason=str(error))
@@ -149,9 +163,11 @@ class Worker:
         self._begin_anew()
         await self._look_at_all()
         clock = asyncio.get_running_loop().time
-        while not await self._turn.is_wished_for():
+        while not (await self._turn.look())[0]:
             self._wake.clear()
             await self._look_behind()
+            if not self._queue:
+                await self._say(None)
             if self._queue and (self.trouble is None or clock() >= self.trouble.not_before):
                 await self._try()
                 continue
@@ -170,16 +186,30 @@ class Worker:
             failures = self.trouble.failures + 1 if self.trouble is not None else 1
             pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (failures - 1))
             pause *= random.uniform(0.5, 1)  # noqa: S311  (so that many do not come back at once)
-            self.trouble = Trouble(str(error), failures, asyncio.get_running_loop().time() + pause)
+            await self._say(Trouble(str(error), failures, asyncio.get_running_loop().time() + pause))
             if failures == 1:
                 log.warning("Moodle does not work", tenant=self._tenant, reason=str(error))
         else:
             if self.trouble is not None:
                 log.info("Moodle works again", tenant=self._tenant)
-            self.trouble = None
+            await self._say(None)
+
+    async def _say(self, trouble: Trouble | None) -> None:
+        """What keeps the work from being done, here and for the processes that do not do it."""
+        before, self.trouble = self.trouble, trouble
+        text = trouble.text if trouble is not None else None
+        if text != (before.text if before is not None else None):
+            await self._turn.note(text)
+
+    @property
+    def degraded(self) -> str | None:
+        """Why Moodle does not follow, in this process or in the one that works on it."""
+        return self.trouble.text if self.trouble is not None else self._elsewhere
 
     async def _look_at_all(self) -> None:
-        """Queues every record whose wanted state is not the one that Moodle reported on."""
+        """Queues every record whose wanted state is not the one that Moodle reported on, or that was not
+        even asked of Moodle.
+        """
         async with self._database.transaction(self._tenant) as connection:
             head = await connection.fetchrow(SQL["head"], self._tenant)
         self._position = head["position"] if head is not None else 0
@@ -198,8 +228,9 @@ class Worker:
                     status = wanted.status(name)
                     if status == QUEUED:
                         self._queue[name] = None
-                    elif status == FAILED and entity == "student":
-                        self._wait_for_email(wanted, name[1])
+                    elif status == FAILED and _by_a_rule(wanted.known(name)):
+                        self._queue[name] = None  # Moodle or the settings may be others now
+                        self._forced.add(name)
                 after = names[-1][1] if len(names) == _PAGE else None
 
     async def _look_behind(self) -> bool:
@@ -212,7 +243,13 @@ class Worker:
             rows = await connection.fetch(
                 SQL["changed_between"], self._tenant, head["generation"], self._position, until
             )
-            changed: list[Name] = [(row["entity"], row["zoho_id"]) for row in rows if row["entity"] in _ORDER]
+            changed: list[Name] = [
+                name
+                for entity, zoho_id, reports, is_changed in rows
+                if entity in _ORDER
+                and (name := (entity, zoho_id))
+                and (self._report.is_foreign(name, reports) or is_changed)
+            ]
             needing = [name for name in changed if name[0] != "enrollment"]
             moved = await dependents(connection, self._tenant, needing) if needing else []
             classes = [name for name in moved if name[0] == "class"]
@@ -231,9 +268,16 @@ class Worker:
         names = [name for name, _ in zip(self._queue, range(ROUND), strict=False)]
         for name in names:
             del self._queue[name]
+        if self._stalls >= STALLS:
+            self._stalls = 0
+            await self._one_by_one(names)
+            return
+        self._answers = False
         try:
             await self._work_on(names)
+            self._stalls = 0
         except (AwayError, MisconfiguredError, *_STORE_AWAY, asyncio.CancelledError):
+            self._stalls += self._answers  # it failed at the work, not at the call that begins it
             self._queue = dict.fromkeys([*names, *self._queue])
             raise
         except Exception:
@@ -241,11 +285,26 @@ class Worker:
             await self._one_by_one(names)
 
     async def _one_by_one(self, names: list[Name]) -> None:
-        """One of these cannot be worked on; the others can."""
+        """One of these cannot be worked on; the others can. One that alone has no answer, while Moodle
+        answers others, is parked at the second time.
+        """
+        names = sorted(names, key=lambda name: _ORDER.index(name[0]))
         for number, name in enumerate(names):
             try:
                 await self._work_on([name])
-            except (AwayError, MisconfiguredError, *_STORE_AWAY, asyncio.CancelledError):
+            except AwayError as error:
+                self._strikes[name] += 1
+                try:
+                    self._site.begin()
+                    await prepare(self._site)
+                except MoodleError:
+                    self._queue = dict.fromkeys([*names[number:], *self._queue])
+                    raise
+                if self._strikes[name] < STRIKES:
+                    self._queue[name] = None
+                else:
+                    await self._park(name, ("no_answer", f"Moodle gives no usable answer to it: {error}"))
+            except (MisconfiguredError, *_STORE_AWAY, asyncio.CancelledError):
                 self._queue = dict.fromkeys([*names[number:], *self._queue])
                 raise
             except RefusedError as error:
@@ -276,8 +335,9 @@ class Worker:
         tested = self._own_id is None or self.trouble is not None
         if self._own_id is None or tested:
             self._own_id = await prepare(self._site)
+            self._answers = True
         if len(self._users) + len(self._courses) > _CACHED:
-            self._users, self._courses = {}, {}
+            self._users, self._courses, self._sought = {}, {}, {}
 
         async def load(more: Iterable[Name]) -> None:
             async with self._database.transaction(self._tenant, snapshot=True) as connection:
@@ -292,6 +352,7 @@ class Worker:
             unsure=self._unsure,
             users=self._users,
             courses=self._courses,
+            sought=self._sought,
         )
         plan = await planner.make(
             [zoho_id for entity, zoho_id in todo if entity == "student"],
@@ -300,7 +361,7 @@ class Worker:
         )
         if plan.create_users and not tested:
             await prepare(self._site)  # to a token that lost its sight since, everybody seems missing
-        acts = Acts(self._site, planner, wanted)
+        acts = Acts(self._site, planner, wanted, self._making_courses)
         self._unsure = {
             e.zoho_id for change in plan.seats if change.kind == "enrol" for e in change.enrollments
         }
@@ -312,7 +373,7 @@ class Worker:
         self._site.grow()
         self._unsure = set()
         self._forced.difference_update(names)
-        await self._after(acts, wanted, [blocked.name for blocked in plan.blocked])
+        await self._after(acts, wanted)
 
     async def _sharing(self, todo: list[Name], wanted: Wanted, load: Any) -> list[str]:
         """These enrollments and all others of their students, who may share a seat."""
@@ -328,7 +389,10 @@ class Worker:
         row = wanted.row(name) if name[0] == "enrollment" else None
         return row.fields.get("student_zoho_id") if row is not None else None
 
-    async def _after(self, acts: Acts, wanted: Wanted, blocked: list[Name]) -> None:
+    def _making_courses(self) -> AbstractAsyncContextManager[Callable[[], None]]:
+        return making_courses(self._database, self._tenant, self._settings.moodle.timeout)
+
+    async def _after(self, acts: Acts, wanted: Wanted) -> None:
         for name in acts.again:
             self._tries[name] += 1
             if self._tries[name] < TRIES:
@@ -337,9 +401,13 @@ class Worker:
             else:
                 said = "its account or its course in Moodle was there and then gone, again and again"
                 await self._park(name, (REFUSED_BY_MOODLE + "gone", said))
-        for entity, zoho_id in blocked:
-            if entity == "student":
-                self._wait_for_email(wanted, zoho_id)
+        if acts.replaced:
+            async with self._database.transaction(self._tenant) as connection:
+                seats = await dependents(connection, self._tenant, sorted(acts.replaced))
+            self._queue.update(dict.fromkeys(name for name in seats if name[0] == "enrollment"))
+            self._forced.update(name for name in seats if name[0] == "enrollment")
+        for zoho_id in acts.in_the_way:
+            self._wait_for_email(wanted, zoho_id)
         for email in acts.freed:
             for zoho_id in self._waiting_for_email.pop(email, ()):
                 self._queue["student", zoho_id] = None
@@ -350,3 +418,8 @@ class Worker:
         user = wanted.user(zoho_id)
         if user is not None and (email := user.values.get("email")):
             self._waiting_for_email.setdefault(email.lower(), set()).add(zoho_id)
+
+
+def _by_a_rule(known: Known) -> bool:
+    """Whether something was refused without being asked of Moodle."""
+    return known.reason is not None and not known.reason.startswith(REFUSED_BY_MOODLE)

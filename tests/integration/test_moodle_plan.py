@@ -8,7 +8,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from projections.check import check as check_rows
 from projections.moodle import check as checking
 from projections.moodle import worker as working
 from projections.moodle.client import AwayError, MisconfiguredError
+from projections.moodle.report import Report, Reporter
 from projections.moodle.turn import ask_for
 from projections.moodle.whole import failed
+from projections.moodle.worker import Worker
 from projections.rebuild import Rebuild
 from tests.harness import ROOT, Ledger
 from tests.integration.test_rebuild import followed, head, replay
@@ -129,7 +132,7 @@ async def test_the_plan_s_document(college: College, mode: str) -> None:
         ],
     )
     before = (await head(college.ledger))["position"]
-    plan, _, _ = await college.planned()
+    plan, _ = await college.planned()
     document = plan.document()
     leave = {
         "zoho_id": "E2",
@@ -267,7 +270,7 @@ async def test_the_plan_of_the_past(college: College) -> None:
         rows = await whole.rows_at(
             college.ledger.installation.master_key, college.ledger.projection, position
         )
-        plan, _, _ = await whole.plan(rows)
+        plan, _ = await whole.plan(rows)
     then = {kind: items for kind, items in plan.document().items() if items}
     assert [item["zoho_id"] for item in then.pop("enrol")] == ["E2 S0"]
     [update] = then.pop("update_users")
@@ -533,18 +536,66 @@ async def test_a_token_that_does_not_see(college: College) -> None:
 # -- turns
 
 
-async def test_a_command_asks_for_the_turn(college: College, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker lets go when a command asks, does nothing meanwhile, and takes up again by itself."""
+@asynccontextmanager
+async def following(college: College, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Worker]:
+    """A worker that follows the ledger as that of a server does."""
     monkeypatch.setattr(working, "POLL_SECONDS", 0.02)
-    await term(college, count=1)
-
-    async def synced(name: str) -> None:
-        while (await college.status("enrollment", name))[0] != "SYNCED":
-            await asyncio.sleep(0.02)
-
     async with college.worker() as worker, asyncio.timeout(30):
         task = asyncio.create_task(worker.run())
-        await synced("E1 S0")
+        yield worker
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(college: College, zoho_id: str, status: str) -> None:
+    """Waits for an enrollment's status."""
+    while (await college.status("enrollment", zoho_id))[0] != status:
+        await asyncio.sleep(0.02)
+
+
+async def test_a_worker_follows(college: College, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes up what others append: what was mended in Zoho, what a person asked to try again, with
+    the enrollments that waited for it.
+    """
+    college = college.but(create_courses=False)
+    async with following(college, monkeypatch):
+        await college.send(
+            students=student("S1") | {"Academic_Email": None}, classes=[class_("C1"), class_("C7")]
+        )
+        await college.send(enrollments=[enrollment("E1", "S1", "C1"), enrollment("E7", "S1", "C7")])
+        await until(college, "E1", "FAILED")
+        await college.send(students=student("S1"))
+        await until(college, "E1", "SYNCED")
+        await until(college, "E7", "FAILED")
+        college.moodle.site.add_course(shortname="C7", idnumber="C7")
+        report = Reporter(college.ledger.lane, college.ledger.tenant, college.moodle.url)
+        await report([Report(("class", "C7"), None, {"call": None}, again=True)], source="cli")
+        await until(college, "E7", "SYNCED")
+        assert college.seats() == {("C1", "S1"): "active", ("C7", "S1"): "active"}
+        await college.send(programs={"id": "P", "Product_Name": "P", "Moodle_ID": "C7"})
+        await college.send(classes={"id": "C1", "BTEC_Program": "P", "status": "Cancelled"})
+        while college.seats()["C1", "S1"] != "suspended":
+            await asyncio.sleep(0.02)
+
+
+async def test_a_worker_waits_for_moodle(college: College, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While Moodle is away the worker says what is the matter, and goes on by itself when it is back."""
+    college.moodle.refuse()
+    async with following(college, monkeypatch) as worker:
+        await term(college, count=1)
+        while worker.trouble is None:
+            await asyncio.sleep(0.02)
+        assert "cannot be reached" in worker.trouble.text
+        college.moodle.listen()
+        await until(college, "E1 S0", "SYNCED")
+        assert worker.trouble is None
+
+
+async def test_a_command_asks_for_the_turn(college: College, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker lets go when a command asks, does nothing meanwhile, and takes up again by itself."""
+    await term(college, count=1)
+    async with following(college, monkeypatch) as worker:
+        await until(college, "E1 S0", "SYNCED")
         async with ask_for(college.ledger.database, college.ledger.tenant) as turn:
             assert turn.holds()
             before = len(college.moodle.calls)
@@ -555,11 +606,8 @@ async def test_a_command_asks_for_the_turn(college: College, monkeypatch: pytest
             async with college.whole(turn) as whole:
                 assert await whole.apply(college.ledger.lane) == (2, 0)
         await college.send(enrollments={"id": "E9", "status": "Withdrawn"})
-        while (await college.status("enrollment", "E9"))[0] != "SYNCED":
+        while college.seats()["C1", "S9"] != "suspended":
             await asyncio.sleep(0.02)
-        assert college.seats()["C1", "S9"] == "suspended"
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_one_worker_at_a_time(college: College) -> None:

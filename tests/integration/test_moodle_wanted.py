@@ -540,7 +540,7 @@ async def test_a_hidden_course(college: College) -> None:
 
 @pytest.mark.parametrize("same_worker", [True, False])
 async def test_an_account_deleted_in_moodle(college: College, *, same_worker: bool) -> None:
-    """It is made anew as soon as the student is needed again."""
+    """It is made anew as soon as the student is needed again, with all the seats that it had."""
     await enrolled(college)
     first = college.user("S1").id
     async with college.worker() as worker:
@@ -551,14 +551,16 @@ async def test_an_account_deleted_in_moodle(college: College, *, same_worker: bo
         await college.send(enrollments=enrollment("E2", "S1", "C2"))
         await (worker if same_worker else college).settle()
     assert college.user("S1").id != first
-    assert college.seats()["C2", "S1"] == "active"
+    assert college.seats() == {("C1", "S1"): "active", ("C2", "S1"): "active"}
     assert await college.status("student", "S1") == ("SYNCED", str(college.user("S1").id))
     assert await college.failure("enrollment", "E2") is None
 
 
 @pytest.mark.parametrize("same_worker", [True, False])
 async def test_a_course_deleted_in_moodle(ledger: Ledger, moodle: MoodleDouble, *, same_worker: bool) -> None:
-    """It is made anew, where courses are made, as soon as somebody is to sit in it."""
+    """It is made anew, where courses are made, as soon as somebody is to sit in it, and all who sat in
+    the old one do so in it.
+    """
     college = College(ledger, moodle, create_courses=True)
     await college.send(students=[student("S1"), student("S2")], classes=class_("C1"))
     await college.send(enrollments=enrollment("E1", "S1", "C1"))
@@ -569,8 +571,8 @@ async def test_a_course_deleted_in_moodle(ledger: Ledger, moodle: MoodleDouble, 
             del site.tables.courses[course_id], site.tables.enrolments[course_id, user_id]
         await college.send(enrollments=enrollment("E2", "S2", "C1"))
         await (worker if same_worker else college).settle()
-    assert college.seats()["Class C1", "S2"] == "active"
-    [(made, _)] = {key for key in moodle.site.seats() if key[1] == college.user("S2").id}
+    assert college.seats() == {("Class C1", "S1"): "active", ("Class C1", "S2"): "active"}
+    [made] = {course for course, _ in moodle.site.seats()}
     assert made != course_id
     assert await college.status("class", "C1") == ("SYNCED", str(made))
 
@@ -688,3 +690,41 @@ async def test_a_second_run_calls_nothing(college: College) -> None:
         "core_user_create_users",
         "enrol_manual_enrol_users",
     }
+
+
+async def test_a_renamed_student_without_an_account(college: College) -> None:
+    """An account that was deleted in Moodle comes back with its seats when anything of the student changes."""
+    await enrolled(college)
+    college.moodle.site.delete_user(college.user("S1").id)
+    await college.send(students={"id": "S1", "First_Name": "Layla"})
+    await college.settle()
+    assert (college.user("S1").firstname, college.seats()) == ("Layla", {("C1", "S1"): "active"})
+    assert await college.calls() == []
+
+
+async def test_an_idnumber_given_to_another_course(college: College) -> None:
+    """Where an administrator gives a class's idnumber to another course, its students move there as soon
+    as somebody new is to sit in it.
+    """
+    await enrolled(college)
+    site = college.moodle.site
+    [course_id] = [c.id for c in site.tables.courses.values() if c.idnumber == "C1"]
+    site.change_course(course_id, idnumber="")
+    site.add_course(shortname="new", idnumber="C1")
+    await college.send(students=student("S2"), enrollments=enrollment("E2", "S2", "C1"))
+    await college.settle()
+    assert college.seats() == {("C1", "S1"): "suspended", ("new", "S1"): "active", ("new", "S2"): "active"}
+    assert await college.calls() == []
+
+
+async def test_a_class_that_names_another_course_while_it_is_away(college: College) -> None:
+    """A worker forgets where it found a course when the class names another one, deleted or not."""
+    await enrolled(college)
+    await college.send(classes=class_("C1", Moodle_Class_ID="C2"))
+    await college.send(classes=deleted("C1"))
+    async with college.worker() as worker:
+        await worker.settle()
+        assert college.seats() == {("C1", "S1"): "suspended"}
+        await college.send(classes=class_("C1", Moodle_Class_ID=None))
+        await worker.settle()
+    assert college.seats() == {("C1", "S1"): "active"}

@@ -78,14 +78,14 @@ class College:
         finally:
             await whole.client.close()
 
-    async def planned(self, *, fresh: bool = False) -> tuple[Plan, Acts, Wanted]:
-        """The plan of now."""
+    async def planned(self, *, fresh: bool = False) -> tuple[Plan, Acts]:
+        """The plan of now; `fresh`: as if Moodle had acknowledged nothing."""
         async with self.whole() as whole:
-            return await whole.plan(await whole.rows(), fresh=fresh)
+            return await whole.plan(await whole.rows(), since=2**62 if fresh else 0)
 
     async def plan(self, *, fresh: bool = False) -> dict[str, list[dict[str, Any]]]:
         """The parts of the plan of now that are not empty, as a document."""
-        plan, _, _ = await self.planned(fresh=fresh)
+        plan, _ = await self.planned(fresh=fresh)
         return {kind: items for kind, items in plan.document().items() if items}
 
     async def apply(self, **how: bool) -> tuple[int, int]:
