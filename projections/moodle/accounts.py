@@ -16,7 +16,7 @@ from projections.moodle.draft import Draft
 from projections.moodle.plan import AccountChange
 from projections.moodle.rules import NAME_CHARACTERS, Reason
 from projections.moodle.site import GUEST, Account
-from projections.moodle.wanted import User
+from projections.moodle.wanted import FAILED, User
 from projections.state import Name
 
 Load = Callable[[Iterable[Name]], Awaitable[None]]
@@ -141,7 +141,7 @@ class Accounts:
         """Accounts that no idnumber names: found by username or e-mail address, or made. Where only a
         few are looked at, a taken username shows when the account is made.
         """
-        holders = await self._by_email(user.values["email"] or "" for user in missing)
+        holders = await self._by_email(missing)
         logins: dict[str, Account] = {}
         if self._draft.whole:
             accounts = await self._site.users_by("username", [user.username or "" for user in missing])
@@ -213,11 +213,18 @@ class Accounts:
             hits = {a.id: a for a in hits.values() if a is not account}
         return user, hits
 
-    async def _by_email(self, emails: Iterable[str]) -> dict[str, list[Account]]:
-        """Accounts by e-mail address in lower case; Moodle's look-up is exact, so both are asked for."""
-        wanted = {form for email in emails for form in (email, email.lower())}
+    async def _by_email(self, users: Iterable[User]) -> dict[str, list[Account]]:
+        """Accounts by the e-mail addresses of some users, in lower case. Moodle's look-up is exact, so
+        both forms are asked for; where that was not enough before, any other form, too.
+        """
+        emails = {user.zoho_id: user.values["email"] or "" for user in users}
+        exact = {form for email in emails.values() for form in (email, email.lower())}
+        accounts = {account.id: account for account in await self._site.users_by("email", sorted(exact))}
+        for zoho_id, email in emails.items():
+            if email and self._wanted.status(("student", zoho_id)) == FAILED:
+                accounts |= {account.id: account for account in await self._site.holders_of(email)}
         found: dict[str, list[Account]] = {}
-        for account in await self._site.users_by("email", sorted(wanted)):
+        for account in accounts.values():
             found.setdefault(account.email.lower(), []).append(account)
         return found
 
@@ -243,7 +250,7 @@ class Accounts:
         """Changes of e-mail addresses: each address must be free, or be left by whoever has it; who
         cannot leave keeps the next one waiting, and so on.
         """
-        holders = await self._by_email(change.changes["email"][1] for change in moved)
+        holders = await self._by_email(change.user for change in moved)
         self._plan.update_users += moved  # so that two who swap see each other leave
         pending, stay = list(moved), True
         while stay:

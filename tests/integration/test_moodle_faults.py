@@ -310,3 +310,25 @@ async def test_a_defect_parks_one_record(ledger: Ledger, moodle: MoodleDouble, m
     await college.through()
     assert college.seats() == {("C1", "S1"): "active", ("C2", "S2"): "active"}
     assert await college.plan() == {}
+
+
+@pytest.mark.parametrize("has_account", [False, True])
+async def test_an_address_taken_in_other_letters(
+    ledger: Ledger, moodle: MoodleDouble, make: Any, has_account: bool
+) -> None:
+    """Moodle's exact look-up does not find `Taken@` for `taken@`, and Moodle refuses it all the same:
+    that is said once, and planned again only when the address is free.
+    """
+    college = make()
+    holder = moodle.site.add_user(email="Taken@College.test", idnumber="OTHER")
+    if has_account:
+        await ledger.post("students", student("S1"))
+        await college.through()
+    await ledger.post("students", student("S1", "taken@college.test"))
+    await college.through()
+    assert (await college.status("student", "S1"))[0] == "FAILED"
+    assert (await college.plan()).keys() == {"blocked"}
+    moodle.site.delete_user(holder)
+    assert (await college.plan()).keys() == {"update_users" if has_account else "create_users"}
+    await college.apply()
+    assert college.user("S1").email == "taken@college.test"
