@@ -112,7 +112,9 @@ class MoodleClient:
             if self._trouble is not None:
                 raise self._trouble
             if not self._may_call():
-                raise AwayError("another process does this work now")
+                raise AwayError(
+                    "this process has lost its turn: another one works here now, or the database is away"
+                )
             try:
                 return _answer(function, await self._send(function, fields))
             except (AwayError, MisconfiguredError) as error:
