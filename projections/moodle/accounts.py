@@ -47,7 +47,10 @@ OF_OTHERS = frozenset(reason[0] for reason in (ID_OF_ANOTHER, AMBIGUOUS, EMAIL_T
 
 
 class Accounts:
-    """Plans students' accounts. `own_id`: the token's own user. Everything raises as `Site` does."""
+    """Plans students' accounts. `own_id`: the token's own user. Everything raises as `Site` does.
+
+    `misses`: whether somebody has no account that an idnumber names.
+    """
 
     def __init__(self, draft: Draft, load: Load, own_id: int) -> None:
         self._draft = draft
@@ -57,6 +60,7 @@ class Accounts:
         self._load = load
         self._reserved = {GUEST, own_id}
         self._done: set[str] = set()
+        self.misses = False
 
     async def make(self, students: Iterable[str]) -> None:
         """Plans some students; where another one's account is in the way, that one, too."""
@@ -88,9 +92,11 @@ class Accounts:
         self._draft.users.update({s: accounts[0].id for s, accounts in found.items() if len(accounts) == 1})
 
     async def _by_idnumber(self, students: Iterable[str]) -> dict[str, list[Account]]:
+        sought = set(students)
         found: dict[str, list[Account]] = {}
-        for account in await self._site.users_by("idnumber", students):
+        for account in await self._site.users_by("idnumber", sorted(sought)):
             found.setdefault(account.idnumber, []).append(account)
+        self.misses = self.misses or not sought <= found.keys()
         return found
 
     def take(self, user: User, account: Account, moved: list[AccountChange] | None = None) -> None:

@@ -357,7 +357,7 @@ class Worker:
             [name for name in todo if name[0] in ("class", "program")],
             enrollments,
         )
-        if plan.create_users and not tested:
+        if planner.accounts.misses and not tested:
             await prepare(self._site)  # to a token that lost its sight since, everybody seems missing
         acts = Acts(self._site, planner, wanted, self._making_courses)
         self._unsure = {
