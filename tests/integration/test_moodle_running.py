@@ -22,7 +22,7 @@ from tests.moodle.persistent import Persistent, moodle_environment, until
 
 
 @pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FIRST_PAUSE", 0.005)
     monkeypatch.setattr(module, "LONGEST_PAUSE", 0.02)
     monkeypatch.setattr(module, "POLL_SECONDS", 0.02)
