@@ -293,23 +293,12 @@ class Acts:
         return lambda: {"auth": auth}
 
     async def _explain(self, user: User, fields: dict[str, Any], refused: RefusedError) -> list[Report]:
-        """An account that Moodle would not make: it is there after all, or only the username is in the
-        way, or it is another's.
-        """
+        """An account that Moodle would not make: it is there after all, or it is another's."""
         name, function = ("student", user.zoho_id), "core_user_create_users"
         found = await self._planner.accounts.explain(user)
         if isinstance(found, Account):
             self._planner.accounts.take(user, found)
             return []
-        if isinstance(found, User):
-            fields = {**fields, "username": found.username}
-            [result] = await self._site.create_users([fields])
-            if not isinstance(result, RefusedError):
-                self._planner.users[user.zoho_id] = result
-                return [
-                    Report(name, user.asked, _record(function, fields, None, {"id": result}), str(result))
-                ]
-            refused, found = result, None
         return [
             Report(name, user.asked, _record(function, fields, refused), None, found or reason_of(refused))
         ]

@@ -660,3 +660,22 @@ async def test_moving_to_a_seat_that_is_taken(college: College, by: str) -> None
     assert await college.status("enrollment", "E1") == await college.status("enrollment", "E2")
     assert (await college.status("enrollment", "E1"))[0] == "SYNCED"
     assert await college.calls() == []
+
+
+async def test_a_seat_that_was_given_up_for_another(college: College) -> None:
+    """A suspended seat that a withdrawn enrollment of times to come never had is no work for each plan."""
+    await college.send(
+        students=student("S1"),
+        classes=[class_("C1"), class_("C2")],
+        enrollments=[
+            enrollment("E1", "S1", "C1"),
+            enrollment("E2", "S1", "C2", Start_Date="2090-01-01"),
+        ],
+    )
+    await college.settle()
+    await college.send(enrollments={"id": "E2", "status": "Withdrawn"})
+    await college.settle()
+    await college.send(enrollments=[{"id": "E1", "BTEC_Class": "C2"}, {"id": "E2", "BTEC_Class": "C1"}])
+    await college.settle()
+    assert college.seats() == {("C1", "S1"): "suspended", ("Class C2", "S1"): "active"}
+    assert await college.plan() == {}
