@@ -268,8 +268,7 @@ class Seats:
                     "the person has other roles in the course, too, which the ledger did not give: see there"
                 )
                 return self._keep(place, ("other_roles", said))
-            moves = any(map(self._moves, place.leaving))  # else it was given up before
-            sleeps = moves and self._is_outside(*merged_times(place.leaving))
+            sleeps = self._is_outside(*merged_times(place.leaving))
         if has.suspended and not sleeps and not self._unenrol:
             return set()
         start, end = _times(acknowledged[0]) if acknowledged else merged_times(place.leaving)

@@ -186,17 +186,3 @@ async def test_a_student_who_teaches(college: College, mode: str) -> None:
     await college.settle()
     assert college.seats() == ({("C1", "S1"): "suspended"} if mode == "suspend" else {})
     assert await college.plan() == {}
-
-
-async def test_a_seat_to_come_that_another_gave_up(college: College) -> None:
-    """A suspended seat whose time is to come is not suspended by each plan, whichever of two had it."""
-    times = {"Start_Date": "2090-01-01"}
-    await enrolled(college, enrollment("E1", "S1", "C1", **times), enrollment("E2", "S1", "C1", **times))
-    for zoho_id in ("E1", "E2"):
-        await college.send(enrollments={"id": zoho_id, "status": "Withdrawn"})
-        await college.settle()
-    assert college.seats() == {("C1", "S1"): "suspended"}
-    assert await college.plan() == {}
-    await college.send(enrollments=enrollment("E3", "S1", "C1", status="Withdrawn", **times))
-    await college.settle()
-    assert await college.plan() == {}
