@@ -287,7 +287,7 @@ def _template(name: str, text: str) -> str:
 
 def _address(name: str, text: str) -> str:
     address = text.rstrip("/")
-    if not re.fullmatch(r"https?://[^/\s?#]+(/[^\s?#]*)?", address):
+    if not re.fullmatch(r"https?://[^/\s?#@]+(/[^\s?#]*)?", address):
         raise ConfigurationError(f"{name} is not an address such as https://moodle.college.example")
     return address
 

@@ -277,7 +277,8 @@ def _moodle(links: list[Link], moodle: Wanted | None, zoho_id: str) -> list[Link
 def _part(moodle: Wanted, link: str, name: Name, what: str) -> Link:
     """An account or a course, as Moodle reported on it."""
     known = moodle.known(name)
-    if known.reason is not None and known.moodle_id is None:
+    is_refused = known.reason is not None and moodle.status(name) == FAILED
+    if is_refused and known.moodle_id is None:
         return Link(
             link, False, known.position, known.at,
             f"{what} is not in Moodle: {known.said}.",
@@ -286,7 +287,7 @@ def _part(moodle: Wanted, link: str, name: Name, what: str) -> Link:
     if known.moodle_id is None:
         return Link(link, None, None, None, f"{what} is queued: Moodle has not reported on it yet.")
     detail = f"{what} in Moodle has the id {known.moodle_id}."
-    if known.reason is not None:
+    if is_refused:
         detail += f" Its newest change was not made: {known.said}."
     return Link(link, True, known.position, known.at, detail)
 
@@ -320,7 +321,10 @@ def _given_up(moodle: Wanted, zoho_id: str) -> Link | None:
     if known.moodle_id is None:
         return None
     if moodle.status(name) == SYNCED:
-        detail = f"No seat is asked for; Moodle has taken back {known.moodle_id}."
+        detail = (
+            f"No seat is asked for. Moodle acknowledged that for {known.moodle_id} (course and user), "
+            "which stays only where another enrollment asks for it."
+        )
         return Link("moodle_enrolment", None, known.position, known.at, detail)
     detail = f"The seat {known.moodle_id} is still to be taken back in Moodle."
     return Link("moodle_enrolment", None, known.position, known.at, detail)

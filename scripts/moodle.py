@@ -119,8 +119,9 @@ def plan(
     async def work(ledger: Opened) -> int:
         tenant_id = await ledger.tenant(tenant)
         async with _whole(ledger, tenant_id) as whole:
-            rows = await whole.rows()
-            if as_of is not None:
+            if as_of is None:
+                rows = await whole.rows()
+            else:
                 position = await _position(ledger, tenant_id, as_of)
                 key = ledger.installation.master_key
                 rows = await whole.rows_at(key, CurrentState(ENTITIES), position)
@@ -177,9 +178,13 @@ async def _apply(
 ) -> int:
     tenant_id = await ledger.tenant(tenant)
     async with _whole(ledger, tenant_id) as whole:
-        rows = await whole.rows()
-        since = max((row.position or 0 for row in rows.values() if row is not None), default=0)
-        found, _ = await whole.plan(rows, since=since if fresh else -1)
+        since = -1
+        if fresh and (begun := await whole.rebuild_since()) is not None:
+            _tell(f"this goes on with the rebuild that began at position {begun:,}")
+            since = begun
+        elif fresh:
+            since = await whole.head()
+        found, _ = await whole.plan(await whole.rows(), since=since)
         _show(found.document(), as_json=as_json)
         wanted = found.count + (len(found.unknown) if prune else 0)
         if wanted and not yes and not await _agreed(wanted):
@@ -222,7 +227,10 @@ async def _agreed(wanted: int) -> bool:
     answer: asyncio.Future[bytes] = loop.create_future()
 
     def read() -> None:
-        said = os.read(sys.stdin.fileno(), 100)
+        try:
+            said = os.read(0, 100)
+        except OSError:  # closed: nobody is there to agree
+            said = b""
         with contextlib.suppress(RuntimeError):  # the command has ended
             loop.call_soon_threadsafe(answer.set_result, said)
 

@@ -109,7 +109,10 @@ class Accounts:
             changes["suspended"] = (account.suspended, not user.active)
         if user.active:
             if reason := user.problem or self._draft.refused_before(name, user.asked):
-                self._draft.block(name, reason, user.asked, moodle_id)
+                if changes and user.problem:  # the rest is not to wait for it
+                    self._plan.update_users.append(AccountChange(user, account.id, changes, reason))
+                else:
+                    self._draft.block(name, reason, user.asked, moodle_id)
                 return
             for field, has, wanted in (
                 ("idnumber", account.idnumber, user.zoho_id),

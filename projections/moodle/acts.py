@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from projections.moodle.accounts import EMAIL_TAKEN, OF_OTHERS
-from projections.moodle.client import AwayError, RefusedError
+from projections.moodle.client import RefusedError, WaitError
 from projections.moodle.plan import (
     REFUSED_BY_MOODLE,
     AccountChange,
@@ -27,8 +27,9 @@ from projections.moodle.plan import (
 from projections.moodle.planner import Planner
 from projections.moodle.report import Report
 from projections.moodle.rules import SHORTNAME_CHARACTERS, Reason
+from projections.moodle.seats import former_student
 from projections.moodle.site import Account, SeatAt, Site, parts_of, together
-from projections.moodle.wanted import Course, Seat, User, Wanted
+from projections.moodle.wanted import QUEUED, Course, Seat, User, Wanted
 from projections.state import Name
 
 _GONE = frozenset({"invaliduserid", "invaliduser", "userdeleted"})
@@ -65,7 +66,9 @@ class Acts:
     `freed`: e-mail addresses, in lower case, that an account has left. `replaced`: students and
     classes that have another account or course than Moodle said before, or one after they were refused
     it, so that seats are missing.
-    `in_the_way`: students who were refused since somebody else's account is in the way.
+    `in_the_way`: students who were refused since somebody else's account is in the way. `later`: records
+    that wait `later_seconds` for what becomes of a call without an answer. `refused`: how many of the
+    planned things Moodle refused.
     """
 
     def __init__(
@@ -86,6 +89,8 @@ class Acts:
         self.freed: set[str] = set()
         self.replaced: set[Name] = set()
         self.in_the_way: set[str] = set()
+        self.later: set[Name] = set()
+        self.later_seconds = 0.0
         self.refused = 0
 
     async def carry_out(
@@ -111,23 +116,17 @@ class Acts:
             ]
         )
         await self._update(plan.update_users)
-        known = len(plan.update_users), len(plan.settled), len(plan.blocked)
+        changes, settled = len(plan.update_users), len(plan.settled)
         await self._create_users(plan.create_users)
-        await self._update(plan.update_users[known[0] :])  # accounts that were there after all
-        await self._settle(plan.settled[known[1] :])
-        postponed: AwayError | None = None
-        try:
-            await self._create_courses(plan.create_courses)
-        except AwayError as error:  # where Moodle is away, the next call says so, too
-            postponed = error
+        await self._update(plan.update_users[changes:])  # accounts that were there after all
+        await self._settle(plan.settled[settled:])
+        await self._create_courses(plan.create_courses)
         for kind in ("suspend", "unenrol", "enrol"):
             await self._seats(kind, [change for change in plan.seats if change.kind == kind])
         # last, since some of these left another seat just now
-        await self._settle([s for s in plan.settled[: known[1]] if s.name[0] == "enrollment"])
+        await self._settle([s for s in plan.settled[:settled] if s.name[0] == "enrollment"])
         if prune:
             await self._prune(plan.unknown)
-        if postponed is not None:
-            raise postponed
 
     async def _settle(self, settled: Sequence[Settled]) -> None:
         await self._report([Report(s.name, s.asked, {"call": None}, s.moodle_id) for s in settled])
@@ -135,7 +134,6 @@ class Acts:
     async def _report(self, reports: list[Report]) -> None:
         """Puts on disk what is news."""
         news = [self._with_student(report) for report in reports if self._is_news(report)]
-        self.refused += sum(bool(report.reason) and report.record["call"] is not None for report in news)
         self.in_the_way.update(
             report.name[1] for report in reports if report.reason and report.reason[0] in OF_OTHERS
         )
@@ -147,6 +145,7 @@ class Acts:
         known = self._wanted.known(report.name)
         reason = report.reason[0] if report.reason else None
         same = known.asked == report.asked and known.reason == reason
+        same = same and self._wanted.status(report.name) != QUEUED
         return not same or report.record["call"] is not None or known.moodle_id != report.moodle_id
 
     def _with_student(self, report: Report) -> Report:
@@ -154,7 +153,10 @@ class Acts:
         if report.name[0] != "enrollment":
             return report
         seat = self._wanted.seat(report.name[1])
-        return msgspec.structs.replace(report, student=seat.student if seat is not None else None)
+        student = seat.student if seat is not None else None
+        if report.asked is None:  # it left the seat of the one whose it was
+            student = former_student(self._wanted.known(report.name)) or student
+        return msgspec.structs.replace(report, student=student)
 
     def _is_replaced(self, report: Report) -> bool:
         known = self._wanted.known(report.name)
@@ -202,6 +204,7 @@ class Acts:
                 for c in pending
             ]
         )
+        self.refused += len(pending)
         self._count(len(pending))
 
     async def _update_some(self, part: Sequence[AccountChange]) -> list[AccountChange]:
@@ -213,7 +216,7 @@ class Acts:
             name, asked = ("student", change.user.zoho_id), change.user.asked
             record = _record("core_user_update_users", fields, refused)
             if refused is None:
-                reports.append(Report(name, asked, record, str(change.account_id)))
+                reports.append(Report(name, asked, record, str(change.account_id), change.reason))
                 if "email" in change.changes:
                     self.freed.add(str(change.changes["email"][0]).lower())
             elif refused.code == _EMAIL_DUPLICATE:
@@ -222,6 +225,7 @@ class Acts:
                 self._planner.users.pop(name[1], None)
                 self.again.add(name)
             else:
+                self.refused += 1
                 reports.append(Report(name, asked, record, str(change.account_id), reason_of(refused)))
         await self._report(reports)
         self._count(len(part) - len(stuck))
@@ -257,6 +261,7 @@ class Acts:
 
     async def _create_users(self, users: Sequence[User]) -> None:
         extra = self._password()
+        made: set[str] = set()
 
         async def some(part: Sequence[User]) -> None:
             sent = [{**new_account(user), **extra()} for user in part]
@@ -266,6 +271,7 @@ class Acts:
                 if isinstance(result, RefusedError):
                     refused.append((user, fields, result))
                     continue
+                made.add(user.zoho_id)
                 self._planner.users[user.zoho_id] = result
                 record = _record("core_user_create_users", fields, None, {"id": result})
                 reports.append(Report(("student", user.zoho_id), user.asked, record, str(result)))
@@ -274,12 +280,13 @@ class Acts:
                 await self._report(await self._explain(user, fields, error))
             self._count(len(part))
 
-        if self._site.unsure and users:
-            await some(users[:1])
-            if users[0].zoho_id in self._planner.users:
-                await self._site.must_see(users[0].zoho_id)
-            users = users[1:]
-        await together(some, parts_of(users, self._site.at_once(8)))
+        rest = list(users)
+        while self._site.unsure and rest:  # until one was made, and is seen
+            first = rest.pop(0)
+            await some([first])
+            if first.zoho_id in made:
+                await self._site.must_see(first.zoho_id)
+        await together(some, parts_of(rest, self._site.at_once(8)))
 
     def _password(self) -> Callable[[], dict[str, Any]]:
         """How an account's owner comes to a password: Moodle mails one; `nologin` needs one that
@@ -299,6 +306,7 @@ class Acts:
         if isinstance(found, Account):
             self._planner.accounts.take(user, found)
             return []
+        self.refused += 1
         return [
             Report(name, user.asked, _record(function, fields, refused), None, found or reason_of(refused))
         ]
@@ -313,8 +321,7 @@ class Acts:
 
         async def some(part: Sequence[list[Course]]) -> None:
             sent = [self._new_course(shared[0], shared[0].shortname) for shared in part]
-            async with self._making_courses():
-                results = await self._site.create_courses(sent)
+            results = await self._site.create_courses(sent, self._making_courses)
             reports = []
             for shared, fields, first in zip(part, sent, results, strict=True):
                 result: int | RefusedError = first
@@ -323,12 +330,12 @@ class Acts:
                     fields = self._new_course(  # noqa: PLW2901
                         shared[0], shared[0].shortname[: SHORTNAME_CHARACTERS - len(suffix)] + suffix
                     )
-                    async with self._making_courses():
-                        [result] = await self._site.create_courses([fields])
+                    [result] = await self._site.create_courses([fields], self._making_courses)
                 refused = result if isinstance(result, RefusedError) else None
                 record = _record("core_course_create_courses", fields, refused, {"id": result})
                 for course in shared:
                     if refused is not None:
+                        self.refused += 1
                         reports.append(Report(course.name, course.asked, record, None, reason_of(refused)))
                     else:
                         assert isinstance(result, int)
@@ -338,7 +345,11 @@ class Acts:
             self._count(sum(map(len, part)))
 
         for part in parts_of(list(by_idnumber.values()), self._site.at_once(6)):
-            await some(part)  # one call at once: Moodle would make a course twice
+            try:
+                await some(part)  # one call at once: Moodle would make a course twice
+            except WaitError as error:
+                self.later_seconds = max(self.later_seconds, error.seconds)
+                self.later.update(course.name for shared in part for course in shared)
 
     def _new_course(self, course: Course, shortname: str) -> dict[str, Any]:
         fields: dict[str, Any] = {
@@ -361,6 +372,8 @@ class Acts:
             course_id = change.course_id or self._planner.courses.get(change.course or ("", ""))
             user_id = change.user_id or self._planner.users.get(change.student)
             if course_id is None or user_id is None:  # its account or course was refused just now
+                if change.course in self.later:
+                    self.later.update(("enrollment", e.zoho_id) for e in change.enrollments)
                 self._count(1)
                 continue
             seat = SeatAt(course_id, user_id, kind == "suspend", change.start, change.end)
@@ -408,6 +421,7 @@ class Acts:
         sent = msgspec.to_builtins(seat)
         record = _record(function, sent, refused)
         reason = reason_of(refused) if refused is not None else None
+        self.refused += reason is not None
         return [
             self._seat_report(enrollment, f"{seat.course_id}:{seat.user_id}", record, reason, leaves=leaves)
             for enrollment in change.enrollments
@@ -448,6 +462,7 @@ class Acts:
                 results = await self._site.unenrol(keys)
             else:
                 results = await self._site.enrol([SeatAt(c, u, suspended=True) for c, u in keys])
+            results = await self._still_there([SeatAt(*key) for key in keys], results)
             self.refused += sum(result is not None for result in results)
             self._count(len(part))
 

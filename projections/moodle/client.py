@@ -52,6 +52,14 @@ class AwayError(MoodleError):
         self.under_way = under_way
 
 
+class WaitError(AwayError):
+    """An earlier call may still be under way, for so many seconds: nothing is asked before."""
+
+    def __init__(self, text: str, seconds: float) -> None:
+        super().__init__(text)
+        self.seconds = seconds
+
+
 class MisconfiguredError(MoodleError):
     """The address, the token or its service is not as it must be; no call would do."""
 

@@ -17,11 +17,12 @@ to try again, or the record changes.
 
 
 class AccountChange(msgspec.Struct):
-    """An account that differs. `changes`: Moodle's field -> (old, new)."""
+    """An account that differs. `changes`: Moodle's field -> (old, new). `reason`: why that is not all."""
 
     user: User
     account_id: int
     changes: dict[str, tuple[Any, Any]]
+    reason: Reason | None = None
 
 
 class SeatChange(msgspec.Struct):

@@ -7,6 +7,7 @@ places: Moodle's ids of former days are not trusted, since a Moodle may have bee
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 
 from projections.moodle import rules
@@ -18,13 +19,15 @@ from projections.moodle.site import Site, together
 from projections.moodle.wanted import FAILED, Course, Place, Seat, Wanted
 from projections.state import Name
 
+_BREATH = 1_000  # enrollments read before the turn is renewed
+
 
 class Planner:
     """Plans for one Moodle. `users` and `courses`: Moodle's ids that were found so far, by student
     and by record; they hold as long as they are kept, courses while they are sought at the places
     in `sought`. `whole`: everything is read and compared,
     seats too. Otherwise what Moodle has acknowledged is not read again. `unsure`: enrollments
-    whose call had no answer.
+    whose call had no answer. `doubtful`: records whose such a call may have landed late.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class Planner:
         whole: bool = False,
         own_id: int = 0,
         unsure: Iterable[str] = (),
+        doubtful: Iterable[Name] = (),
         users: dict[str, int] | None = None,
         courses: dict[Name, int] | None = None,
         sought: dict[Name, tuple[Place, ...]] | None = None,
@@ -45,7 +49,8 @@ class Planner:
         self.users: dict[str, int] = {} if users is None else users
         self.courses: dict[Name, int] = {} if courses is None else courses
         self._sought: dict[Name, tuple[Place, ...]] = {} if sought is None else sought
-        self._draft = Draft(site, wanted, self.users, self.courses, whole=whole)
+        self._draft = Draft(site, wanted, self.users, self.courses, whole=whole, doubtful=frozenset(doubtful))
+        self.plan = self._draft.plan
         self._seats = Seats(self._draft, frozenset(unsure))
         self.accounts = Accounts(self._draft, load, own_id)
 
@@ -56,7 +61,12 @@ class Planner:
         must be named, since they may share a seat. Raises as `Site` does.
         """
         draft = self._draft
-        seats = [seat for e in enrollments if (seat := self._wanted.seat(e)) is not None]
+        seats: list[Seat] = []
+        for number, enrollment in enumerate(enrollments):
+            if (seat := self._wanted.seat(enrollment)) is not None:
+                seats.append(seat)
+            if number % _BREATH == _BREATH - 1:
+                await asyncio.sleep(0)
         named, named_courses = frozenset(students), frozenset(courses)
         students, courses = set(named), set(named_courses)
         for seat in seats:

@@ -6,6 +6,7 @@ ceased to; it stays as long as one asks for it.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -17,7 +18,9 @@ from projections.moodle.plan import SeatChange, Unknown, seat_id
 from projections.moodle.rules import Reason
 from projections.moodle.site import Occupied, together
 from projections.moodle.wanted import Known, Seat
+from projections.state import Name
 
+_BREATH = 500  # seats looked at before the turn is renewed
 Key = tuple[Any, Any]
 """(course id, user id); in the place of what is still to be made its idnumber, as text."""
 
@@ -43,6 +46,7 @@ class Seats:
         self._site = draft.site
         self._unsure = unsure
         self._places: dict[Key, _Place] = {}
+        self._made: dict[Name, str | None] = {}
         self._unreadable: dict[int, Reason] = {}
         self._taken: dict[int, dict[int, Occupied]] = {}
         self._now = clock.now() // clock.SECOND
@@ -51,10 +55,13 @@ class Seats:
 
     async def make(self, seats: list[Seat]) -> None:
         """Plans the seats of some enrollments, among them all of every student who is named."""
-        for seat in seats:
+        self._made = {c.name: c.idnumber for c in self._draft.plan.create_courses}
+        for number, seat in enumerate(seats):
             self._sort(seat)
+            if number % _BREATH == _BREATH - 1:
+                await asyncio.sleep(0)
         await self._look()
-        settled = {seat.zoho_id for seat in seats if not seat.active} - self._with_changes()
+        settled = {seat.zoho_id for seat in seats if not seat.active} - await self._with_changes()
         for seat in seats:
             name = ("enrollment", seat.zoho_id)
             if seat.zoho_id in settled and name not in self._draft.blocked:
@@ -101,8 +108,7 @@ class Seats:
         course, student = seat.course or ("class", ""), seat.student or ""
         course_id: Any = self._draft.courses.get(course)
         if course_id is None:
-            made = [c.idnumber for c in self._draft.plan.create_courses if c.name == course]
-            course_id = made[0] if made else None
+            course_id = self._made.get(course)
         return course_id, self._draft.users.get(student) or student
 
     def _lacking(self, seat: Seat) -> Reason | None:
@@ -188,17 +194,29 @@ class Seats:
 
     # -- deciding
 
-    def _with_changes(self) -> set[str]:
+    async def _with_changes(self) -> set[str]:
         """Plans what is to be done; answers the enrollments of which that will be reported."""
         reported: set[str] = set()
         leave: list[SeatChange] = []
-        for key, place in self._places.items():
+        self._hold_back()
+        for number, (key, place) in enumerate(self._places.items()):
+            if number % _BREATH == _BREATH - 1:
+                await asyncio.sleep(0)
             if place.asking:
                 reported |= self._ask(key, place)
             elif place.leaving and not place.refused and _is_there(key):
                 reported |= self._leave(key, place, leave)
         self._draft.plan.seats[:0] = leave  # before others are taken
         return reported
+
+    def _hold_back(self) -> None:
+        """Who has a seat that cannot be given up does not get another one, or the first is forgotten."""
+        stay: set[str] = set()
+        for key, place in self._places.items():
+            if place.leaving and not (place.asking or place.refused) and key[0] in self._unreadable:
+                stay.update(seat.zoho_id for seat in place.leaving)
+        for place in self._places.values():
+            place.asking = [seat for seat in place.asking if seat.zoho_id not in stay]
 
     def _ask(self, key: Key, place: _Place) -> set[str]:
         course_id, user_id = key if _is_there(key) else (None, None)
@@ -282,13 +300,11 @@ class Seats:
     def _keep(self, place: _Place, why: Reason) -> set[str]:
         """A seat that cannot be given up."""
         for seat in place.leaving:
-            self._draft.block(("enrollment", seat.zoho_id), why, None if seat.active else seat.asked)
+            self._draft.block(("enrollment", seat.zoho_id), why, seat.asked)
         return set()
 
     def _seat_of(self, seat: Seat) -> str | None:
-        course_id = self._draft.courses.get(seat.course or ("", ""))
-        user_id = self._draft.users.get(seat.student or "")
-        return self._wanted.known(("enrollment", seat.zoho_id)).moodle_id or seat_id(course_id, user_id)
+        return self._wanted.known(("enrollment", seat.zoho_id)).moodle_id
 
     def _report_unknown(self, seats: list[Seat]) -> None:
         """Seats of the student's role in the ledger's courses that no enrollment speaks of."""
@@ -296,7 +312,7 @@ class Seats:
         ours = self._places.keys() | {self._key(seat) for seat in seats}
         for course_id, people in self._taken.items():
             for user_id, has in people.items():
-                known = (course_id, user_id) in ours or self._role not in has.roles
+                known = (course_id, user_id) in ours or has.roles != {self._role}
                 if not known and (self._unenrol or not has.suspended):
                     self._draft.plan.unknown.append(
                         Unknown(course_id, user_id, has.idnumber, students.get(user_id))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, TypeVar
 
 import msgspec
@@ -26,6 +27,7 @@ from projections.moodle.client import (
 from projections.moodle.wanted import Place
 
 T = TypeVar("T")
+Around = Callable[[], AbstractAsyncContextManager[None]]
 
 GUEST, FRONT_PAGE = 1, 1
 """The ids of the guest's account, and of the site's own course, in which nobody is enrolled."""
@@ -287,9 +289,11 @@ class Site:
         """The new accounts' ids."""
         return await self._each("core_user_create_users", "users", users, _ids)
 
-    async def create_courses(self, courses: Sequence[dict[str, Any]]) -> list[int | RefusedError]:
-        """The new courses' ids."""
-        return await self._each("core_course_create_courses", "courses", courses, _ids)
+    async def create_courses(
+        self, courses: Sequence[dict[str, Any]], around: Around = nullcontext
+    ) -> list[int | RefusedError]:
+        """The new courses' ids. `around`: held during each call."""
+        return await self._each("core_course_create_courses", "courses", courses, _ids, around)
 
     async def update_users(self, users: Sequence[dict[str, Any]]) -> list[RefusedError | None]:
         """Changes accounts, each with its `id`; Moodle does the good ones of a call."""
@@ -370,15 +374,19 @@ class Site:
         key: str,
         items: Sequence[dict[str, Any]],
         read: Callable[[Any, int, str], list[T]],
+        around: Around = nullcontext,
     ) -> list[T | RefusedError]:
         """Results of a function that does all of a call or nothing."""
 
         async def some(part: Sequence[dict[str, Any]], *, again: bool = False) -> list[T | RefusedError]:
             try:
-                answer = await self._client.call(function, **{key: list(part)})
+                async with around():
+                    answer = await self._client.call(function, **{key: list(part)})
             except RefusedError as error:
                 if error.code == _RACE and not again:  # somebody else wrote the same at the same time
                     return await some(part, again=True)
+                if error.code == _RACE and len(part) == 1:
+                    raise AwayError(f"its database does not take {function} ({error.code})") from None
                 if len(part) == 1 or (error.code == _NOT_ALLOWED and function in _OF_THE_SITE):
                     return [error] * len(part)
                 half = len(part) // 2

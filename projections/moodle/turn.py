@@ -13,14 +13,15 @@ from contextlib import asynccontextmanager
 from ledger.database import Database
 from ledger.errors import DatabaseAwayError
 from projections.followers import Lease, LeaseLostError
-from projections.moodle.client import AwayError, MoodleError
+from projections.moodle.client import AwayError, MoodleError, WaitError
 from projections.queries import SQL
 
 WORK, WISH, COURSES = "moodle", "moodle-wish", "moodle-courses"
 SECONDS = 10.0
 """So long the turn of a process that died is kept."""
 _ASK_SECONDS = 0.2
-_MARGIN_SECONDS = 5.0
+MARGIN_SECONDS = 5.0
+"""So long behind its time-out a call may still be under way."""
 
 
 class Turn:
@@ -87,11 +88,12 @@ async def making_courses(database: Database, tenant_id: str, timeout_seconds: fl
     """Around one call that makes courses, of which Moodle would make two where two such calls are
     under way at once. Where one has no answer, nobody makes courses before it must have ended.
 
-    Raises `AwayError` where such a one is waited for.
+    Raises `WaitError` where such a one is waited for.
     """
-    turn = Turn(database, tenant_id, COURSES, timeout_seconds + _MARGIN_SECONDS)
+    turn = Turn(database, tenant_id, COURSES, timeout_seconds + MARGIN_SECONDS)
     if not await turn.take():
-        raise AwayError("an earlier call that makes courses had no answer: what came of it is waited for")
+        said = "an earlier call that makes courses had no answer: what came of it is waited for"
+        raise WaitError(said, timeout_seconds + MARGIN_SECONDS)
     try:
         yield
     except MoodleError as error:

@@ -18,7 +18,7 @@ from ledger.events import REPORTS
 from ledger.settings import TenantSettings
 from projections.moodle import rules
 from projections.moodle.rules import Reason
-from projections.state import ACTIVE, DELETED, NONE, WAITING, Name, Row
+from projections.state import ACTIVE, NONE, WAITING, Name, Row
 
 QUEUED, SYNCED, FAILED = "QUEUED", "SYNCED", "FAILED"
 
@@ -198,15 +198,19 @@ class Wanted:
         asked, known = self.asked(name), self.known(name)
         if asked is None:
             return SYNCED
-        if known.asked == asked and not self._is_outdated(name, known):
+        if known.asked == asked and not self._is_outdated(row, known):
             return FAILED if known.reason else SYNCED
         return FAILED if name[0] == "enrollment" and self.blocked_by(row.name) else QUEUED
 
-    def _is_outdated(self, name: Name, known: Known) -> bool:
-        """Whether a student was refused by a rule that says something else under other settings."""
-        if name[0] != "student" or known.reason not in rules.REASONS:
+    def _is_outdated(self, row: Row, known: Known) -> bool:
+        """Whether a refusal holds no more: a newer version came, or a rule says something else under
+        other settings.
+        """
+        if known.reason is None:
             return False
-        user = self.user(name[1])
+        if (row.own_position or 0) > (known.position or 0):
+            return True
+        user = self.user(row.zoho_id) if row.entity == "student" and known.reason in rules.REASONS else None
         return user is not None and known.reason not in {r[0] for r in (user.problem, user.lacking) if r}
 
     def blocked_by(self, enrollment: Name) -> Name | None:
@@ -279,6 +283,3 @@ def depends_on(row: Row) -> list[Name]:
 
 def _stripped(text: str | None) -> str | None:
     return (text or "").strip() or None
-
-
-__all__ = ["ACTIVE", "DELETED", "FAILED", "QUEUED", "SYNCED", "Course", "Known", "Seat", "User", "Wanted"]

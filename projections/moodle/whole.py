@@ -79,7 +79,7 @@ class Whole:
         Raises `MoodleError`, `DatabaseAwayError`.
         """
         report = Reporter(lane, self._tenant, self._settings.moodle.base_url or "")
-        since = await self._began() if fresh else -1
+        since = await self._begin() if fresh else -1
         tried = refused = 0
         for _ in range(TRIES):
             plan, acts = await self.plan(await self.rows(), since=since)
@@ -88,19 +88,28 @@ class Whole:
             refused += acts.refused
             if not acts.again:
                 break
-        if fresh:
-            await self._ended()
-        return tried, refused + len(acts.again)
+        await self._end()
+        return tried, refused + len(acts.again) + len(acts.later)
 
-    async def _began(self) -> int:
-        """The position at which the rebuild on its way began."""
+    async def rebuild_since(self) -> int | None:
+        """The position from which on Moodle's reports count for the rebuild on its way, if there is one."""
+        async with self._database.transaction(self._tenant) as connection:
+            found: int | None = await connection.fetchval(SQL["checkpoint"], self._tenant, _REBUILD)
+        return found
+
+    async def head(self) -> int:
+        """The newest position."""
         async with self._database.transaction(self._tenant) as connection:
             head = await connection.fetchrow(SQL["head"], self._tenant)
-            position = head["position"] if head is not None else 0
+        return head["position"] if head is not None else 0
+
+    async def _begin(self) -> int:
+        position = await self.head()
+        async with self._database.transaction(self._tenant) as connection:
             await connection.execute(SQL["begin_moodle_rebuild"], self._tenant, _REBUILD, position)
             return int(await connection.fetchval(SQL["checkpoint"], self._tenant, _REBUILD))
 
-    async def _ended(self) -> None:
+    async def _end(self) -> None:
         async with self._database.transaction(self._tenant) as connection:
             await connection.execute(SQL["forget_checkpoint"], self._tenant, _REBUILD)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -30,15 +30,22 @@ from projections.followers import LeaseLostError
 from projections.moodle.accounts import OF_OTHERS
 from projections.moodle.acts import Acts, reason_of
 from projections.moodle.check import prepare
-from projections.moodle.client import AwayError, MisconfiguredError, MoodleClient, MoodleError, RefusedError
+from projections.moodle.client import (
+    AwayError,
+    MisconfiguredError,
+    MoodleClient,
+    MoodleError,
+    RefusedError,
+    WaitError,
+)
 from projections.moodle.known import dependents, read
-from projections.moodle.plan import REFUSED_BY_MOODLE
+from projections.moodle.plan import REFUSED_BY_MOODLE, Plan
 from projections.moodle.planner import Planner
 from projections.moodle.report import Report, Reporter
 from projections.moodle.rules import Reason
 from projections.moodle.seats import former_student
 from projections.moodle.site import Site
-from projections.moodle.turn import WORK, Turn, making_courses
+from projections.moodle.turn import MARGIN_SECONDS, WORK, Turn, making_courses
 from projections.moodle.wanted import FAILED, QUEUED, Place, Wanted
 from projections.queries import SQL
 from projections.state import Name, Row, from_columns
@@ -52,9 +59,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 """Seconds after the first call that failed, doubled each time, cut at random to half as much."""
 TRIES = 3
 """So often a record is planned anew when Moodle was not as the plan had found it."""
-STALLS, STRIKES = 3, 2
-"""After so many rounds that failed although Moodle answers, records are tried one by one; one of
-which so many calls alone had no answer is parked.
+STALLS, SILENT = 3, 5
+"""After so many rounds that failed although Moodle answers, records are tried one by one, until so
+many of them had no answer.
 """
 _CACHED = 200_000
 _ORDER = ("student", "program", "class", "enrollment")
@@ -68,6 +75,13 @@ class Trouble(msgspec.Struct, frozen=True):
     text: str
     failures: int
     not_before: float
+
+
+class _Due(msgspec.Struct, frozen=True):
+    """When a record is to be looked at again, and whether Moodle may have changed it since."""
+
+    at: float
+    doubtful: bool
 
 
 class Worker:
@@ -102,7 +116,8 @@ class Worker:
         self._sought: dict[Name, tuple[Place, ...]] = {}
         self._waiting_for_email: dict[str, set[str]] = {}
         self._unsure: set[str] = set()
-        self._strikes: Counter[Name] = Counter()
+        self._due: dict[Name, _Due] = {}
+        self._doubtful: set[Name] = set()
         self._stalls = 0
         self._answers = False
         self._own_id: int | None = None
@@ -142,6 +157,9 @@ class Worker:
             await self._look_at_all()
             while self._queue or await self._look_behind():
                 await self._round()
+            if waiting := [name for name, due in self._due.items() if not due.doubtful]:
+                said = f"{len(waiting)} records wait: an earlier call that makes courses is waited for"
+                raise WaitError(said, self._settings.moodle.timeout)
         finally:
             keeper.cancel()
             await self._turn.give_back()
@@ -167,17 +185,26 @@ class Worker:
         while not (await self._turn.look())[0]:
             self._wake.clear()
             await self._look_behind()
+            self._take_up(clock())
             if not self._queue:
                 await self._say(None)
             if self._queue and (self.trouble is None or clock() >= self.trouble.not_before):
                 await self._try()
                 continue
-            until = clock() + POLL_SECONDS
+            until = min([clock() + POLL_SECONDS, *(due.at for due in self._due.values())])
             if self._queue and self.trouble is not None:
                 until = min(until, self.trouble.not_before)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(until):
                     await self._wake.wait()
+
+    def _take_up(self, now: float) -> None:
+        """Queues what waited for its time."""
+        for name in [name for name, due in self._due.items() if due.at <= now]:
+            if self._due.pop(name).doubtful:
+                self._doubtful.add(name)
+            self._queue[name] = None
+            self._forced.add(name)
 
     async def _try(self) -> None:
         """One round; what fails makes the next one wait."""
@@ -233,7 +260,7 @@ class Worker:
 
     async def _look_behind(self) -> bool:
         """Queues what changed since the last look. Whether anything did."""
-        async with self._database.transaction(self._tenant) as connection:
+        async with self._database.transaction(self._tenant, snapshot=True) as connection:
             head = await connection.fetchrow(SQL["head"], self._tenant)
             if head is None or head["position"] <= self._position:
                 return False
@@ -284,33 +311,39 @@ class Worker:
             await self._one_by_one(names)
 
     async def _one_by_one(self, names: list[Name]) -> None:
-        """One of these cannot be worked on; the others can. One that alone has no answer, while Moodle
-        answers others, is parked at the second time.
+        """One of these cannot be worked on; the others can. One that has no answer while Moodle does the
+        same for another is parked. Raises `MoodleError` where nothing can be done.
         """
-        names = sorted(names, key=lambda name: _ORDER.index(name[0]))
-        for number, name in enumerate(names):
-            try:
-                await self._work_on([name])
-            except AwayError as error:
-                self._strikes[name] += 1
+        left = deque(sorted(names, key=lambda name: _ORDER.index(name[0])))
+        silent: list[tuple[Name, AwayError]] = []
+        worked: set[str] = set()
+        try:
+            while left and len(silent) < SILENT and not (await self._turn.look())[0]:
+                name = left.popleft()
                 try:
+                    if await self._work_on([name]):
+                        worked.add(name[0])
+                except AwayError as error:
+                    silent.append((name, error))
                     self._site.begin()
                     await prepare(self._site)
-                except MoodleError:
-                    self._queue = dict.fromkeys([*names[number:], *self._queue])
+                except RefusedError as error:
+                    await self._park(name, reason_of(error))
+                except (MisconfiguredError, *_STORE_AWAY):
+                    left.appendleft(name)
                     raise
-                if self._strikes[name] < STRIKES:
-                    self._queue[name] = None
-                else:
-                    await self._park(name, ("no_answer", f"Moodle gives no usable answer to it: {error}"))
-            except (MisconfiguredError, *_STORE_AWAY, asyncio.CancelledError):
-                self._queue = dict.fromkeys([*names[number:], *self._queue])
-                raise
-            except RefusedError as error:
-                await self._park(name, reason_of(error))
-            except Exception:
-                log.exception("a record cannot be brought to Moodle", tenant=self._tenant, name=name)
-                await self._park(name, ("error", "the ledger could not work on it: its log says more"))
+                except Exception:
+                    log.exception("a record cannot be brought to Moodle", tenant=self._tenant, name=name)
+                    await self._park(name, ("error", "the ledger could not work on it: its log says more"))
+        finally:
+            self._queue = dict.fromkeys([*left, *self._queue, *(name for name, _ in silent)])
+        for name, why in silent:
+            if name[0] in worked:
+                del self._queue[name]
+                await self._park(name, ("no_answer", f"Moodle gives no usable answer to it: {why}"))
+        if silent and not worked:
+            self._stalls = STALLS
+            raise silent[-1][1]
 
     async def _park(self, name: Name, reason: Reason) -> None:
         wanted = Wanted(self._settings, await self._rows([name]))
@@ -324,15 +357,16 @@ class Worker:
             await read(connection, self._tenant, names, rows)
         return rows
 
-    async def _work_on(self, names: list[Name]) -> None:
+    async def _work_on(self, names: list[Name]) -> bool:
+        """Brings some records to Moodle. Whether there was anything to do."""
         rows = await self._rows(names)
         wanted = Wanted(self._settings, rows)
         todo = [name for name in names if name in self._forced or wanted.status(name) == QUEUED]
         if not todo:
-            return
+            return False
         self._site.begin()
         tested = self._own_id is None or self.trouble is not None
-        if self._own_id is None or tested:
+        if tested or self._own_id is None:
             self._own_id = await prepare(self._site)
             self._answers = True
         if len(self._users) + len(self._courses) > _CACHED:
@@ -349,6 +383,7 @@ class Worker:
             load,
             own_id=self._own_id,
             unsure=self._unsure,
+            doubtful=self._doubtful.intersection(todo),
             users=self._users,
             courses=self._courses,
             sought=self._sought,
@@ -366,12 +401,22 @@ class Worker:
                 e.zoho_id for change in plan.seats if change.kind == "enrol" for e in change.enrollments
             }
             await acts.carry_out(plan, self._report)
-        except AwayError:
+        except AwayError as error:
             self._site.shrink()
+            if error.under_way:  # what was asked may be done later still, behind what is asked next
+                ended = self._settings.moodle.timeout + MARGIN_SECONDS
+                self._look_again(_written(planner.plan), ended, doubtful=True)
             raise
         self._unsure = set()
         self._forced.difference_update(names)
+        self._doubtful.difference_update(todo)
         await self._after(acts, wanted)
+        return bool(plan.count)
+
+    def _look_again(self, names: Iterable[Name], seconds: float, *, doubtful: bool) -> None:
+        """Queues records in so many seconds; what Moodle acknowledged of doubtful ones is looked at, too."""
+        at = asyncio.get_running_loop().time() + seconds
+        self._due.update(dict.fromkeys(names, _Due(at, doubtful)))
 
     async def _sharing(self, todo: list[Name], wanted: Wanted, load: Any) -> list[str]:
         """These enrollments and all others of their students, who may share a seat."""
@@ -399,6 +444,8 @@ class Worker:
             else:
                 said = "its account or its course in Moodle was there and then gone, again and again"
                 await self._park(name, (REFUSED_BY_MOODLE + "gone", said))
+        if acts.later:
+            self._look_again(acts.later, acts.later_seconds, doubtful=False)
         if acts.replaced:
             async with self._database.transaction(self._tenant) as connection:
                 seats = await dependents(connection, self._tenant, sorted(acts.replaced))
@@ -416,3 +463,10 @@ class Worker:
         user = wanted.user(zoho_id)
         if user is not None and (email := user.values.get("email")):
             self._waiting_for_email.setdefault(email.lower(), set()).add(zoho_id)
+
+
+def _written(plan: Plan) -> set[Name]:
+    """The records that a plan writes to Moodle."""
+    students = [change.user for change in plan.update_users] + plan.create_users
+    seats = [seat for change in plan.seats for seat in change.enrollments]
+    return {("student", user.zoho_id) for user in students} | {("enrollment", s.zoho_id) for s in seats}
