@@ -65,8 +65,9 @@ class Service:
         self.moodle_workers = {
             tenant_id: Worker(self.database, tenant_id, tenant, self.lanes.lane(tenant_id))
             for tenant_id, tenant in self.settings.tenants.items()
-            if moodle_worker and tenant.moodle.enabled
+            if tenant.moodle.enabled
         }
+        self._works_on_moodle = moodle_worker
 
     def reader(self, tenant_id: str) -> Reader:
         """The tenant's reader of records."""
@@ -143,7 +144,10 @@ class Service:
         work = [
             asyncio.create_task(self._keep_tidy(), name="tidy"),
             asyncio.create_task(self.followers.run(), name="followers"),
-            *(asyncio.create_task(w.run(), name=f"moodle {n}") for n, w in self.moodle_workers.items()),
+            *(
+                asyncio.create_task(w.run() if self._works_on_moodle else w.watch(), name=f"moodle {n}")
+                for n, w in self.moodle_workers.items()
+            ),
         ]
         try:
             yield

@@ -15,6 +15,7 @@ from ledger import clock
 from ledger.database import Connection
 from ledger.events import Event, stream_name
 from ledger.settings import TenantSettings
+from projections.moodle import rules
 from projections.moodle.known import read
 from projections.moodle.wanted import FAILED, SYNCED, Wanted, takes_no_seat
 from projections.past import Past
@@ -28,6 +29,7 @@ _NEWEST = 200
 """So many of a record's newest events are looked at."""
 
 _decode = msgspec.json.Decoder(list[tuple[str, str]]).decode
+_BY_ITSELF = "When that is mended in Zoho, the ledger takes it up by itself."
 _TRY_AGAIN = "When that is mended, the administrator runs sync-ledger moodle retry --entity {} --zoho-id {}."
 _UNUSED = {
     "stale": "It is older than what the ledger already had.",
@@ -282,7 +284,7 @@ def _part(moodle: Wanted, link: str, name: Name, what: str) -> Link:
         return Link(
             link, False, known.position, known.at,
             f"{what} is not in Moodle: {known.said}.",
-            _TRY_AGAIN.format(name[0], name[1]),
+            _BY_ITSELF if known.reason in rules.REASONS else _TRY_AGAIN.format(*name),
         )  # fmt: skip
     if known.moodle_id is None:
         return Link(link, None, None, None, f"{what} is queued: Moodle has not reported on it yet.")

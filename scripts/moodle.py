@@ -32,6 +32,7 @@ from projections.queries import SQL
 from projections.state import Name, from_columns
 from scripts.opened import CommandError, Opened, instant, run
 from scripts.output import Meter, console, harmless, print_json, print_table
+from scripts.server import configure_logging
 
 app = App(name="moodle")
 
@@ -53,7 +54,7 @@ _TITLES = {
     "unenrol": "seats to take away",
     "enrol": "seats to give",
     "unknown_to_ledger": "seats that the ledger does not know",
-    "blocked": "not to be done",
+    "blocked": "cannot be done",
 }
 
 
@@ -85,7 +86,7 @@ def check(*, tenant: Tenant = None, json: Json = False) -> int:
         if json:
             print_json([{"what": f.what, "ok": f.ok, "detail": f.detail} for f in findings])
         else:
-            marks = {True: "ok", False: "MISSING", None: "?"}
+            marks = {True: "ok", False: "NO", None: "?"}
             print_table(("", "what", "detail"), [(marks[f.ok], f.what, f.detail) for f in findings])
         return 1 if any(f.ok is False for f in findings) else 0
 
@@ -202,9 +203,7 @@ async def _apply(
                 tell=lambda progress: meter.tell(tenant_id, progress.done, progress.all),
             )
     blocked = len(found.blocked)
-    _tell(
-        f"{tried - refused:,} of {tried:,} changes done, {refused:,} refused; {blocked:,} were not to be done"
-    )
+    _tell(f"{tried - refused:,} of {tried:,} changes done, {refused:,} refused; {blocked:,} cannot be done")
     return 1 if refused else 0
 
 
@@ -283,9 +282,9 @@ def worker(
     async def work(ledger: Opened) -> int:
         names = [n for n, t in ledger.settings.tenants.items() if t.moodle.enabled and tenant in (None, n)]
         if not names:
-            raise CommandError(
-                "no college has MOODLE_ENABLED=true" + (f", nor has {tenant}" if tenant else "")
-            )
+            whose = f"tenant {tenant[:80]} has" if tenant else "there is"
+            raise CommandError(f"{whose} no Moodle that is enabled: see MOODLE_ENABLED and TENANTS_FILE")
+        configure_logging(ledger.settings.log_level)  # this one runs for days: it says what it meets
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, stop.set)
@@ -343,6 +342,8 @@ def failed(*, tenant: Tenant = None, json: Json = False) -> int:
             print_json({"items": items, "next": None})
         else:
             columns = ("entity", "zoho_id", "moodle_id", "reason", "at", "detail")
+            if not items:
+                console().print("Nothing has failed.")
             print_table(columns, [[item[column] for column in columns] for item in items])
         return 0
 
@@ -378,7 +379,7 @@ def retry(
         async with _closing(ledger.lane(tenant_id)) as lane:
             report = Reporter(lane, tenant_id, settings.moodle.base_url or "")
             await report([_again(name, student) for name, student in wanted], source="cli")
-        _tell(f"{len(wanted):,} queued again; the worker takes them up")
+        _tell(f"{len(wanted):,} queued again; the worker takes them up" if wanted else "nothing has failed")
         return 0
 
     return run(work)

@@ -48,6 +48,7 @@ _SAID = {
     "useremailinvalid": "Moodle does not take the e-mail address: correct it in Zoho",
     _OTHER_WAY: "the person is in the course by another enrolment method, too (self-enrolment, a cohort): "
     "end it in Moodle",
+    "invalidparameter": "Moodle does not take one of the values, and does not say which (is MOODLE_AUTH right?)",
     "passwordpolicy": "Moodle's password policy refuses what MOODLE_AUTH needs",
 }
 

@@ -82,7 +82,7 @@ class MoodleClient:
         assert settings.base_url is not None
         assert settings.token is not None
         self._token = settings.token
-        self._url = settings.base_url + _PATH
+        self._base, self._url = settings.base_url, settings.base_url + _PATH
         self._turns = asyncio.Semaphore(settings.concurrency)
         timeout = httpx.Timeout(settings.timeout, connect=min(settings.timeout, _CONNECT_SECONDS))
         limits = httpx.Limits(max_connections=settings.concurrency, keepalive_expiry=_IDLE_SECONDS)
@@ -134,7 +134,7 @@ class MoodleClient:
             async with asyncio.timeout(self._seconds):  # httpx's own is for each read alone
                 return await self._http.post(self._url, data=fields)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise AwayError(f"it cannot be reached: {_said(error)}") from None
+            raise AwayError(f"it cannot be reached at {self._base}: {_said(error)}") from None
         except (TimeoutError, httpx.TimeoutException):
             said = f"no answer to {function} within {self._seconds:g} seconds"
             raise AwayError(said, under_way=True) from None

@@ -77,6 +77,13 @@ class Turn:
             row = await connection.fetchrow(SQL["look_at_leases"], self._tenant, WISH, WORK)
         return (bool(row["wished"]), row["note"]) if row is not None else (False, None)
 
+    async def idle(self) -> str | None:
+        """What to say where nobody has it; None where somebody does."""
+        async with self._database.transaction(self._tenant) as connection:
+            row = await connection.fetchrow(SQL["look_at_leases"], self._tenant, WORK, WORK)
+        held = row is not None and row["wished"]
+        return None if held else "no process works on it: start sync-ledger moodle worker"
+
     async def note(self, text: str | None) -> None:
         """Says something to the processes that do not have it."""
         async with self._database.transaction(self._tenant) as connection:
@@ -111,7 +118,7 @@ async def ask_for(
     wish, turn = Turn(database, tenant_id, WISH), Turn(database, tenant_id)
     keepers: list[asyncio.Task[None]] = []
     try:
-        for one, holder in ((wish, "another command works"), (turn, "the worker ends its round")):
+        for one, holder in ((wish, "another command has ended"), (turn, "the worker has ended its round")):
             if not await one.take():
                 tell(f"waiting until {holder}")
             while not await one.take():  # noqa: ASYNC110  (another process has it, which has no event)

@@ -198,9 +198,11 @@ class Wanted:
         asked, known = self.asked(name), self.known(name)
         if asked is None:
             return SYNCED
+        if name[0] == "enrollment" and self.blocked_by(name):
+            return FAILED
         if known.asked == asked and not self._is_outdated(row, known):
             return FAILED if known.reason else SYNCED
-        return FAILED if name[0] == "enrollment" and self.blocked_by(row.name) else QUEUED
+        return QUEUED
 
     def _is_outdated(self, row: Row, known: Known) -> bool:
         """Whether a refusal holds no more: a newer version came, or a rule says something else under

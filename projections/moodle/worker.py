@@ -232,7 +232,16 @@ class Worker:
     @property
     def degraded(self) -> str | None:
         """Why Moodle does not follow, in this process or in the one that works on it."""
+        if self.trouble is None and any(not due.doubtful for due in self._due.values()):
+            return "an earlier call that makes courses had no answer: what came of it is waited for"
         return self.trouble.text if self.trouble is not None else self._elsewhere
+
+    async def watch(self) -> None:
+        """Does not work, but knows until cancelled what keeps others from it."""
+        while True:
+            with contextlib.suppress(DatabaseAwayError):
+                self._elsewhere = (await self._turn.look())[1] or await self._turn.idle()
+            await asyncio.sleep(POLL_SECONDS)
 
     async def _look_at_all(self) -> None:
         """Queues every record whose wanted state is not the one that Moodle reported on."""
@@ -410,6 +419,9 @@ class Worker:
         self._unsure = set()
         self._forced.difference_update(names)
         self._doubtful.difference_update(todo)
+        for name in todo:
+            if name in self._due and not self._due[name].doubtful:
+                del self._due[name]
         await self._after(acts, wanted)
         return bool(plan.count)
 

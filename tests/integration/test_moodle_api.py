@@ -233,7 +233,7 @@ async def test_the_explanation(college: College, client: httpx.AsyncClient) -> N
     assert "still to be taken back" in found["links"][-1]["detail"]
     await college.settle()
     found = await got(client, "/v1/audit/explain/enrollments/E1")
-    assert "has taken back" in found["links"][-1]["detail"]
+    assert "acknowledged that" in found["links"][-1]["detail"]
 
 
 async def test_no_course_in_the_explanation(college: College, client: httpx.AsyncClient) -> None:

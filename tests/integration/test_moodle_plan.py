@@ -402,7 +402,7 @@ async def test_apply_killed(
     assert (code, len(shown["enrol"]), said) == (
         0,
         12,
-        "12 of 12 changes done, 0 refused; 2 were not to be done",
+        "12 of 12 changes done, 0 refused; 2 cannot be done",
     )
     await college.send(students=student("S?"))
     assert commands.run("apply", "--yes")[0] == 0
