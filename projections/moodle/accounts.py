@@ -6,7 +6,6 @@ else's is left for a person.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -14,7 +13,7 @@ import msgspec
 
 from projections.moodle.draft import Draft
 from projections.moodle.plan import AccountChange
-from projections.moodle.rules import NAME_CHARACTERS, Reason
+from projections.moodle.rules import Reason
 from projections.moodle.site import GUEST, Account
 from projections.moodle.wanted import FAILED, User
 from projections.state import Name
@@ -47,7 +46,10 @@ OF_OTHERS = frozenset(reason[0] for reason in (ID_OF_ANOTHER, AMBIGUOUS, EMAIL_T
 
 
 class Accounts:
-    """Plans students' accounts. `own_id`: the token's own user. Everything raises as `Site` does."""
+    """Plans students' accounts. `own_id`: the token's own user. Everything raises as `Site` does.
+
+    `misses`: whether somebody has no account that an idnumber names.
+    """
 
     def __init__(self, draft: Draft, load: Load, own_id: int) -> None:
         self._draft = draft
@@ -57,6 +59,7 @@ class Accounts:
         self._load = load
         self._reserved = {GUEST, own_id}
         self._done: set[str] = set()
+        self.misses = False
 
     async def make(self, students: Iterable[str]) -> None:
         """Plans some students; where another one's account is in the way, that one, too."""
@@ -88,9 +91,11 @@ class Accounts:
         self._draft.users.update({s: accounts[0].id for s, accounts in found.items() if len(accounts) == 1})
 
     async def _by_idnumber(self, students: Iterable[str]) -> dict[str, list[Account]]:
+        sought = set(students)
         found: dict[str, list[Account]] = {}
-        for account in await self._site.users_by("idnumber", students):
+        for account in await self._site.users_by("idnumber", sorted(sought)):
             found.setdefault(account.idnumber, []).append(account)
+        self.misses = self.misses or not sought <= found.keys()
         return found
 
     def take(self, user: User, account: Account, moved: list[AccountChange] | None = None) -> None:
@@ -148,16 +153,14 @@ class Accounts:
             logins = {account.username: account for account in accounts}
         emails: set[str] = set()
         names: set[str] = set()
-        for wanted in missing:
-            user, name = wanted, ("student", wanted.zoho_id)
+        for user in missing:
+            name = ("student", user.zoho_id)
             email, login = (user.values["email"] or "").lower(), user.username or ""
             hits = {a.id: a for a in holders.get(email, [])}
             if login in logins:
                 hits[logins[login].id] = logins[login]
             elif hits:  # one more look before an account is taken over
                 hits |= {a.id: a for a in await self._site.users_by("username", [login])}
-            user, hits = await self._past_outgrown(user, hits)
-            login = user.username or ""
             if email in emails or login in names:
                 self._draft.block(name, EMAIL_TAKEN if email in emails else _USERNAME_TAKEN, user.asked)
                 continue
@@ -182,36 +185,16 @@ class Accounts:
             return AMBIGUOUS
         return _RESERVED if accounts[0].id in self._reserved else None
 
-    async def explain(self, user: User) -> Account | User | Reason | None:
-        """Why no account could be made: there is one that is the student's after all; only the username
-        is in the way, here with another one; a reason; or None where none is to be found.
+    async def explain(self, user: User) -> Account | Reason | None:
+        """Why no account could be made: the account that is the student's after all, why none is to
+        be taken over, or None where no reason is to be found.
         """
         hits = {a.id: a for a in await self._site.users_by("username", [user.username or ""])}
         hits |= {a.id: a for a in await self._site.holders_of(user.values["email"] or "")}
-        if own := [account for account in hits.values() if account.idnumber == user.zoho_id]:
-            return own[0]
-        other, hits = await self._past_outgrown(user, hits)
-        if not hits:
-            return other if other is not user else None
         found = list(hits.values())
-        return self._not_theirs(found) or found[0]
-
-    async def _past_outgrown(self, user: User, hits: dict[int, Account]) -> tuple[User, dict[int, Account]]:
-        """Usernames stay when an address changes: one that a student of the ledger has kept from an
-        address that is this student's now is only a name, and this student gets another one.
-        """
-        email, login = (user.values["email"] or "").lower(), user.username or ""
-        for account in list(hits.values()):
-            if account.username != login or account.email.lower() == email or not account.idnumber:
-                continue
-            await self._load([("student", account.idnumber)])
-            holder = self._wanted.user(account.idnumber)
-            if account.idnumber == user.zoho_id or holder is None or holder.username == login:
-                continue
-            suffix = "." + re.sub(r"[^a-z0-9_-]", "_", user.zoho_id.lower())
-            user = msgspec.structs.replace(user, username=login[: NAME_CHARACTERS - len(suffix)] + suffix)
-            hits = {a.id: a for a in hits.values() if a is not account}
-        return user, hits
+        if own := [account for account in found if account.idnumber == user.zoho_id]:
+            return own[0]
+        return (self._not_theirs(found) or found[0]) if found else None
 
     async def _by_email(self, users: Iterable[User]) -> dict[str, list[Account]]:
         """Accounts by the e-mail addresses of some users, in lower case. Moodle's look-up is exact, so

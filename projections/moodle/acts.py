@@ -63,7 +63,8 @@ class Acts:
 
     `again`: records that must be planned anew, since Moodle is not as the plan found it.
     `freed`: e-mail addresses, in lower case, that an account has left. `replaced`: students and
-    classes that have another account or course than Moodle said before, so that seats are missing.
+    classes that have another account or course than Moodle said before, or one after they were refused
+    it, so that seats are missing.
     `in_the_way`: students who were refused since somebody else's account is in the way.
     """
 
@@ -156,10 +157,12 @@ class Acts:
         return msgspec.structs.replace(report, student=seat.student if seat is not None else None)
 
     def _is_replaced(self, report: Report) -> bool:
-        before = self._wanted.known(report.name).moodle_id
-        if report.name[0] not in ("student", "class") or report.reason is not None or before is None:
+        known = self._wanted.known(report.name)
+        if report.name[0] not in ("student", "class") or report.reason is not None:
             return False
-        return report.moodle_id not in (before, Report(report.name, None, {}).moodle_id)
+        if known.moodle_id is None:
+            return known.reason is not None
+        return report.moodle_id not in (known.moodle_id, Report(report.name, None, {}).moodle_id)
 
     def _count(self, things: int) -> None:
         self._done += things
@@ -290,23 +293,12 @@ class Acts:
         return lambda: {"auth": auth}
 
     async def _explain(self, user: User, fields: dict[str, Any], refused: RefusedError) -> list[Report]:
-        """An account that Moodle would not make: it is there after all, or only the username is in the
-        way, or it is another's.
-        """
+        """An account that Moodle would not make: it is there after all, or it is another's."""
         name, function = ("student", user.zoho_id), "core_user_create_users"
         found = await self._planner.accounts.explain(user)
         if isinstance(found, Account):
             self._planner.accounts.take(user, found)
             return []
-        if isinstance(found, User):
-            fields = {**fields, "username": found.username}
-            [result] = await self._site.create_users([fields])
-            if not isinstance(result, RefusedError):
-                self._planner.users[user.zoho_id] = result
-                return [
-                    Report(name, user.asked, _record(function, fields, None, {"id": result}), str(result))
-                ]
-            refused, found = result, None
         return [
             Report(name, user.asked, _record(function, fields, refused), None, found or reason_of(refused))
         ]

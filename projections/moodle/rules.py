@@ -37,15 +37,16 @@ _NOT_IN_USERNAMES = re.compile(r"[^a-z0-9_.@-]")
 
 def username(template: str, values: dict[str, str | None]) -> str | None:
     """The username that a template makes: lower case, what Moodle does not take replaced by `_`,
-    accents left out. None where a value that the template names is missing.
+    accents left out. None where a value that the template names is missing, or nothing is left.
     """
     email = values.get("email") or ""
     parts = {**values, "local": email.partition("@")[0] or None}
     if any(not parts.get(name) for name in USERNAME_PART.findall(template)):
         return None
     text = USERNAME_PART.sub(lambda found: parts[found[1]] or "", template).strip().lower()
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
-    return _NOT_IN_USERNAMES.sub("_", plain) or None
+    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    made = _NOT_IN_USERNAMES.sub("_", plain)
+    return made if made.strip("_.@-") else None
 
 
 def user_problem(values: dict[str, str | None]) -> Reason | None:
@@ -74,7 +75,10 @@ def lacking(values: dict[str, str | None], login: str | None) -> Reason | None:
             shown = "e-mail address" if field == "email" else field.replace("_", " ")
             return f"no_{field}", f"Moodle makes no account without {shown}: fill it in in Zoho"
     if login is None:
-        return "no_username", "MOODLE_USERNAME names a value that this student does not have"
+        return (
+            "no_username",
+            "MOODLE_USERNAME names a value that this student does not have, or not in Latin letters",
+        )
     if len(login) > NAME_CHARACTERS:
         return "username_too_long", f"the username has more than {NAME_CHARACTERS} characters"
     return None

@@ -255,8 +255,11 @@ class Seats:
         has = self._taken.get(key[0], {}).get(key[1])
         if has is None:
             return set()
-        acknowledged = [known for s in place.leaving if (known := self._acknowledged(s, key)) is not None]
-        sleeps = any(k.get("active") and self._is_outside(*_times(k)) for k in acknowledged)
+        if has.suspended and not self._unenrol and not any(map(self._moves, place.leaving)):
+            return set()  # it was given up before
+        known = [self._acknowledged(seat, key) or {} for seat in place.leaving]
+        acknowledged = [values for values in known if values.get("active")]
+        sleeps = any(self._is_outside(*_times(values)) for values in acknowledged)
         if not acknowledged:  # somebody else gave it: as what?
             if self._role not in has.roles:
                 return set()

@@ -248,7 +248,7 @@ class Wanted:
         if not text:
             return 0
         day = date.fromisoformat(text)
-        return max(0, int(datetime.combine(day, at, self.settings.timezone).timestamp()))
+        return max(1, int(datetime.combine(day, at, self.settings.timezone).timestamp()))
 
     def _text(self, **values: Any) -> str:
         return _encode({"site": self._site, **values}).decode()

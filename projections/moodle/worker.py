@@ -274,6 +274,7 @@ class Worker:
         try:
             await self._work_on(names)
             self._stalls = 0
+            self._site.grow()
         except (AwayError, MisconfiguredError, *_STORE_AWAY, asyncio.CancelledError):
             self._stalls += self._answers  # it failed at the work, not at the call that begins it
             self._queue = dict.fromkeys([*names, *self._queue])
@@ -352,23 +353,22 @@ class Worker:
             courses=self._courses,
             sought=self._sought,
         )
-        plan = await planner.make(
-            [zoho_id for entity, zoho_id in todo if entity == "student"],
-            [name for name in todo if name[0] in ("class", "program")],
-            enrollments,
-        )
-        if plan.create_users and not tested:
-            await prepare(self._site)  # to a token that lost its sight since, everybody seems missing
-        acts = Acts(self._site, planner, wanted, self._making_courses)
-        self._unsure = {
-            e.zoho_id for change in plan.seats if change.kind == "enrol" for e in change.enrollments
-        }
         try:
+            plan = await planner.make(
+                [zoho_id for entity, zoho_id in todo if entity == "student"],
+                [name for name in todo if name[0] in ("class", "program")],
+                enrollments,
+            )
+            if planner.accounts.misses and not tested:
+                await prepare(self._site)  # to a token that lost its sight since, everybody seems missing
+            acts = Acts(self._site, planner, wanted, self._making_courses)
+            self._unsure = {
+                e.zoho_id for change in plan.seats if change.kind == "enrol" for e in change.enrollments
+            }
             await acts.carry_out(plan, self._report)
         except AwayError:
             self._site.shrink()
             raise
-        self._site.grow()
         self._unsure = set()
         self._forced.difference_update(names)
         await self._after(acts, wanted)

@@ -81,13 +81,13 @@ class Commands:
         home = college.ledger.installation.settings.home
         self._environment = {**os.environ, "LEDGER_HOME": str(home), "TENANTS_FILE": str(tenants)}
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
         """A command that goes on."""
         return subprocess.Popen(
             [sys.executable, "-m", "scripts.cli", "moodle", *arguments, "--tenant", self._tenant],
             cwd=ROOT,
             env=self._environment,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -319,6 +319,23 @@ async def test_rebuild(college: College) -> None:
     assert await college.calls() == []
 
 
+async def test_rebuild_again(college: College) -> None:
+    """A rebuild that broke goes on where it was; one that ended is followed by a new one from the start."""
+    college = college.but(batch=2, concurrency=1)
+    students = [f"S{number}" for number in range(6)]
+    await college.send(students=[student(s) for s in students], classes=class_("C1"))
+    await college.send(enrollments=[enrollment("E" + s, s, "C1", Start_Date="2090-01-01") for s in students])
+    college.moodle.fail(Fault.reset_before, "enrol_manual_enrol_users", nth=2)
+    with pytest.raises(AwayError):
+        await college.apply(fresh=True)
+    assert len(college.seats()) == 2
+    assert await college.apply(fresh=True) == (4, 0)
+    assert college.seats() == {("C1", s): "active" for s in students}
+    assert await college.plan() == {}
+    assert await college.apply(fresh=True) == (6, 0), "nobody can see the times that Moodle has"
+    assert await college.plan() == {}
+
+
 FAULTS = [
     ("core_user_create_users", Fault.reset_after),
     ("core_user_create_users", Fault.garbage_after),
@@ -391,6 +408,38 @@ async def test_apply_killed(
     assert commands.run("apply", "--yes")[0] == 0
     assert commands.run("plan") == (0, "Moodle is as the ledger wants it.\n", "")
     assert len(college.seats()) == 13
+
+
+async def test_ctrl_c_at_the_question(college: College, commands: Commands) -> None:
+    """Ctrl-C ends an apply that asks at once, while the terminal still waits for a line."""
+    await term(college, count=1)
+    terminal, stdin = os.openpty()
+    process = commands.start("apply", stdin=stdin)
+    assert process.stderr is not None
+    said = ""
+    while "[y/N]" not in said:
+        assert process.poll() is None
+        said += process.stderr.read(1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 130
+    for fd in (terminal, stdin):
+        os.close(fd)
+    assert "Traceback" not in process.communicate()[1]
+    assert writes(college) == []
+
+
+async def test_a_command_that_waits(college: College, commands: Commands) -> None:
+    """A command says for whom it waits, and goes on when that one has ended."""
+    await term(college, count=1)
+    async with ask_for(college.ledger.database, college.ledger.tenant):
+        process = commands.start("apply", "--yes")
+        assert process.stderr is not None
+        line = await asyncio.to_thread(process.stderr.readline)
+        assert line == "waiting until another command works\n"
+        assert writes(college) == []
+    await asyncio.to_thread(process.communicate)
+    assert process.returncode == 0
+    assert college.seats() == {("C1", "S0"): "active", ("Class C2", "S0"): "active"}
 
 
 async def test_the_past_and_rebuild_as_commands(college: College, commands: Commands) -> None:
@@ -660,3 +709,22 @@ async def test_moving_to_a_seat_that_is_taken(college: College, by: str) -> None
     assert await college.status("enrollment", "E1") == await college.status("enrollment", "E2")
     assert (await college.status("enrollment", "E1"))[0] == "SYNCED"
     assert await college.calls() == []
+
+
+async def test_a_seat_that_was_given_up_for_another(college: College) -> None:
+    """A suspended seat that a withdrawn enrollment of times to come never had is no work for each plan."""
+    await college.send(
+        students=student("S1"),
+        classes=[class_("C1"), class_("C2")],
+        enrollments=[
+            enrollment("E1", "S1", "C1"),
+            enrollment("E2", "S1", "C2", Start_Date="2090-01-01"),
+        ],
+    )
+    await college.settle()
+    await college.send(enrollments={"id": "E2", "status": "Withdrawn"})
+    await college.settle()
+    await college.send(enrollments=[{"id": "E1", "BTEC_Class": "C2"}, {"id": "E2", "BTEC_Class": "C1"}])
+    await college.settle()
+    assert college.seats() == {("C1", "S1"): "suspended", ("Class C2", "S1"): "active"}
+    assert await college.plan() == {}

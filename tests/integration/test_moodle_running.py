@@ -12,17 +12,20 @@ import pytest
 
 from projections.moodle import worker as module
 from projections.moodle.client import MoodleError
+from projections.moodle.report import Report, Reporter
+from projections.moodle.turn import ask_for
 from projections.moodle.worker import Worker
 from tests.harness import Ledger, Server, statuses
 from tests.moodle.college import student
-from tests.moodle.double import MoodleDouble
+from tests.moodle.double import HTML, MoodleDouble, Reply, Request
 from tests.moodle.faults import Fault
+from tests.moodle.form import flatten
 from tests.moodle.outcomes import written
 from tests.moodle.persistent import Persistent, moodle_environment, until
 
 
 @pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FIRST_PAUSE", 0.005)
     monkeypatch.setattr(module, "LONGEST_PAUSE", 0.02)
     monkeypatch.setattr(module, "POLL_SECONDS", 0.02)
@@ -196,6 +199,148 @@ async def test_one_that_lost_its_turn_calls_no_more(college: Persistent, moodle:
         await settling
     assert sum(written(moodle.calls).values()) == 1, "the one that was under way"
     await college.through()
+    await college.check()
+
+
+def answers(moodle: MoodleDouble, reply: Reply, function: str, about: str, monkeypatch: Any) -> None:
+    """Lets a Moodle answer in this way whenever a function is called with a value."""
+    real = moodle._reply
+
+    async def answer(request: Request, fault: Fault | None) -> Reply | None:
+        if request.function == function and about in flatten(request.params).values():
+            return reply
+        return await real(request, fault)
+
+    monkeypatch.setattr(moodle, "_reply", answer)
+
+
+BROKEN = {"error": Reply(500, HTML, b""), "garbage": Reply(200, HTML, b"<b>Fatal error</b>")}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+@pytest.mark.parametrize("what", ["student", "enrollment"])
+async def test_one_record_without_an_answer(
+    college: Persistent, moodle: MoodleDouble, what: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record on whose call Moodle fails each time is parked after some rounds, and all others go on."""
+    numbers = range(6)
+    for number in numbers:
+        await enrolled(college.ledger, number)
+    if what == "student":
+        answers(moodle, BROKEN[how], "core_user_create_users", "s3@college.test", monkeypatch)
+    else:
+        await college.through()
+        await college.ledger.post("enrollments", *({"id": f"E{n}", "status": "Withdrawn"} for n in numbers))
+        user_id = str(college.user("S3").id)
+        answers(moodle, BROKEN[how], "enrol_manual_enrol_users", user_id, monkeypatch)
+    names = [(entity, f"{entity[0].upper()}{n}") for n in numbers for entity in ("student", "enrollment")]
+    parked = [("student", "S3"), ("enrollment", "E3")] if what == "student" else [("enrollment", "E3")]
+    async with running(college.lasting):
+        for name in names:
+            wanted = "FAILED" if name in parked else "SYNCED"
+            await until(lambda name=name, wanted=wanted: has_status(college, name, wanted))
+        await until(lambda: college.lasting.trouble is None)
+    assert await college.reason(*parked[0]) == ("FAILED", "no_answer")
+    assert set(await college.plan()) == ({"suspend"} if what == "enrollment" else {"create_users", "enrol"})
+
+
+async def has_status(college: Persistent, name: tuple[str, str], status: str) -> bool:
+    """Whether a record has a status."""
+    return (await college.status(*name))[0] == status
+
+
+async def test_a_moodle_too_slow_for_a_batch(
+    ledger: Ledger, moodle: MoodleDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where Moodle needs longer for a batch than it is given, batches shrink until all is done."""
+    monkeypatch.setattr(moodle, "item_seconds", 0.01)
+    moodle.site.add_course(shortname="C", idnumber="C")
+    college = Persistent(ledger, moodle, batch=32, timeout=0.3)
+    students = [f"S{number}" for number in range(40)]
+    await college.send(students=[student(s) for s in students], classes={"id": "C", "Class_Name": "C"})
+    await college.send(enrollments=[{"id": f"E{s}", "Student": s, "Class": "C"} for s in students])
+    async with running(college.lasting):
+        await until(college.is_settled)
+        await until(lambda: college.lasting.trouble is None)
+    assert college.seats() == {("C", s): "active" for s in students}
+    sizes = [call.items for call in moodle.calls if call.function == "enrol_manual_enrol_users"]
+    assert 1 < max(sizes) < 32
+    monkeypatch.undo()
+    await college.check()
+    await college.lasting.close()
+
+
+async def test_what_another_process_reported(college: Persistent, moodle: MoodleDouble) -> None:
+    """A late report of a process that had the turn before makes a worker look at the record again."""
+    lane = college.ledger.new_lane()
+    async with running(college.lasting):
+        await enrolled(college.ledger, 1)
+        await until(college.is_settled)
+        asked = (await college.known("enrollment", "E1")).asked
+        await college.ledger.post("enrollments", {"id": "E1", "status": "Withdrawn"})
+        await until(lambda: college.seats() == {("C1", "S1"): "suspended"})
+        await until(college.is_settled)
+        [(course_id, user_id)] = moodle.site.seats()
+        moodle.site.enrol(course_id, user_id)
+        late = Report(("enrollment", "E1"), asked, {"call": None}, f"{course_id}:{user_id}", student="S1")
+        await Reporter(lane, college.ledger.tenant, moodle.url)([late])
+        await until(lambda: college.seats() == {("C1", "S1"): "suspended"})
+        await until(college.is_settled)
+    await college.check()
+    await lane.close()
+
+
+async def test_many_reports_are_many_deliveries(college: Persistent, moodle: MoodleDouble) -> None:
+    """What is found done already is told in parts of 500, so that others get between them."""
+    students = [f"S{number:04}" for number in range(1_100)]
+    await college.send(students=[student(s, Status="Withdrawn") for s in students])
+    await college.through()
+    async with college.ledger.database.transaction(college.ledger.tenant) as connection:
+        counts = await connection.fetch(
+            "select count(*) from ledger.events where tenant_id = $1 and source = 'moodle' group by delivery_id",
+            college.ledger.tenant,
+        )
+    assert sorted(row["count"] for row in counts) == [100, 500, 500]
+    assert await college.is_settled()
+
+
+async def test_trouble_that_is_over(college: Persistent, moodle: MoodleDouble) -> None:
+    """A worker whose work another one did, while Moodle was away for this one, has no trouble any more."""
+    ledger = college.ledger
+    moodle.refuse()
+    async with running(college.lasting):
+        await enrolled(ledger, 1)
+        await until(lambda: college.lasting.trouble is not None)
+        async with ask_for(ledger.database, ledger.tenant) as turn:
+            moodle.listen()
+            async with college.whole(turn) as whole:
+                assert await whole.apply(ledger.lane) == (3, 0)
+        calls = len(moodle.calls)
+        await until(lambda: college.lasting.degraded is None)
+        await until(lambda: not college.lasting._queue)
+        assert college.lasting.degraded is None
+        assert len(moodle.calls) == calls
+    await college.check()
+
+
+async def test_trouble_of_the_one_that_works(college: Persistent, moodle: MoodleDouble) -> None:
+    """A process that waits for its turn names what keeps the one that has it, and only as long."""
+    ledger = college.ledger
+    other = Worker(ledger.database, ledger.tenant, college.settings, ledger.lane)
+    async with running(college.lasting):
+        await enrolled(ledger, 1)
+        await until(lambda: college.seats() == seats(1))
+        async with running(other):
+            moodle.revoke_token()
+            await enrolled(ledger, 2)
+            await until(lambda: other.degraded is not None)
+            assert other.trouble is None
+            assert other.degraded == college.lasting.degraded
+            moodle.restore_token()
+            await until(lambda: other.degraded is None)
+            await until(lambda: college.lasting.degraded is None)
+            assert college.seats() == seats(1, 2)
+    await other.close()
     await college.check()
 
 

@@ -115,16 +115,14 @@ async def test_an_address_that_another_leaves(
     assert college.emails() == {"S1": "a@college.test", "S5": "b@college.test"}
 
 
-async def test_a_username_that_was_outgrown(college: College) -> None:
-    """Usernames stay as they were made; whoever has the address now gets another username."""
+async def test_a_username_of_another(college: College) -> None:
+    """Usernames stay as they were made, so one that is taken is for a person to decide on."""
     await college.send(students=student("S1", "a@college.test"))
     await college.settle()
     await college.send(students=[student("S1", "b@college.test"), student("S2", "a@college.test")])
     await college.settle()
-    assert college.emails() == {"S1": "b@college.test", "S2": "a@college.test"}
-    names = {user.idnumber: user.username for user in college.moodle.site.live_users() if user.idnumber}
-    assert names == {"S1": "a@college.test", "S2": "a@college.test.s2"}
-    assert await college.plan() == {}
+    assert await college.failure("student", "S2") == "id_of_another"
+    assert college.emails() == {"S1": "b@college.test"}
 
 
 async def test_two_students_with_one_address(college: College) -> None:

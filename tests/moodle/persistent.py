@@ -103,9 +103,10 @@ def moodle_environment(tenant: str, moodle: MoodleDouble, **settings: Any) -> di
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    """Returns when a condition, which may be awaited, is true."""
-    while True:
-        found = condition()
-        if await found if asyncio.iscoroutine(found) else found:
-            return
-        await asyncio.sleep(0.01)
+    """Returns when a condition, which may be awaited, is true; fails where it does not become so."""
+    async with asyncio.timeout(30):
+        while True:
+            found = condition()
+            if await found if asyncio.iscoroutine(found) else found:
+                return
+            await asyncio.sleep(0.01)
