@@ -52,7 +52,7 @@ def test_as_the_model_has_it_for_long() -> None:
 
 MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     "an account is made without a look": [
-        ("projections.moodle.accounts", 'in await self._site.users_by("idnumber", students):', "in [] if students else []:"),
+        ("projections.moodle.accounts", 'in await self._site.users_by("idnumber", sorted(sought)):', "in [] if sought else []:"),
     ],
     "siblings are not asked before a seat is given up": [
         ("projections.moodle.worker", "dict.fromkeys([*todo, *others])", "dict.fromkeys(todo)"),
