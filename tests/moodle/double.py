@@ -48,6 +48,7 @@ class Call(msgspec.Struct):
     status: int | None = None
     errorcode: str | None = None
     finished: float | None = None
+    fault: Fault | None = None
 
 
 class Reply(msgspec.Struct):
@@ -199,6 +200,11 @@ class MoodleDouble:
         with self._lock:
             self._plans.add(Plan(fault, function, nth, times))
 
+    def spare(self) -> None:
+        """Forgets the faults to come."""
+        with self._lock:
+            self._plans.clear()
+
     def revoke_token(self) -> None:
         """Makes `token` unknown to the site, until `restore_token`."""
         with self._lock:
@@ -279,7 +285,7 @@ class MoodleDouble:
         call = Call(request.function, flatten(request.params), items(request.params), time.monotonic())
         with self._lock:
             self.calls.append(call)
-            fault = self._plans.next(request.function)
+            fault = call.fault = self._plans.next(request.function)
             released = self._released
             self._arrived.notify_all()
         if cost := self.call_seconds + self.item_seconds * call.items:

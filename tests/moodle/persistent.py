@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from projections.moodle.client import MoodleError
 from projections.moodle.turn import COURSES
 from projections.moodle.wanted import SYNCED, Wanted
@@ -46,6 +48,12 @@ class Persistent(College):
                 self.moodle.restore_token()
             else:
                 return errors
+
+    def wait_longer(self) -> None:
+        """The next worker waits for Moodle's answers however busy the machine is."""
+        settings = self.settings
+        moodle = msgspec.structs.replace(settings.moodle, timeout=60.0)
+        self.settings = msgspec.structs.replace(settings, moodle=moodle)
 
     async def let_time_pass(self) -> None:
         """A call that makes courses and had no answer must have ended by now."""
