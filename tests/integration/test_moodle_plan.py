@@ -435,7 +435,7 @@ async def test_a_command_that_waits(college: College, commands: Commands) -> Non
         process = commands.start("apply", "--yes")
         assert process.stderr is not None
         line = await asyncio.to_thread(process.stderr.readline)
-        assert line == "waiting until another command works\n"
+        assert line == "waiting until another command has ended\n"
         assert writes(college) == []
     await asyncio.to_thread(process.communicate)
     assert process.returncode == 0
