@@ -1,4 +1,4 @@
-"""Carrying out a plan: calls to Moodle in batches, each call's outcome reported before the next.
+"""Carrying out a plan: calls to Moodle in batches, each call's outcome reported when it is there.
 
 Nothing here is needed for correctness but the order: whoever dies half-way leaves records
 queued, and the next plan reads what Moodle has before it decides again.
@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from projections.moodle.accounts import EMAIL_TAKEN, OF_OTHERS
-from projections.moodle.client import RefusedError, WaitError
+from projections.moodle.client import AwayError, RefusedError, WaitError
 from projections.moodle.plan import (
     REFUSED_BY_MOODLE,
     AccountChange,
@@ -28,7 +28,7 @@ from projections.moodle.planner import Planner
 from projections.moodle.report import Report
 from projections.moodle.rules import SHORTNAME_CHARACTERS, Reason
 from projections.moodle.seats import former_student
-from projections.moodle.site import Account, SeatAt, Site, parts_of, together
+from projections.moodle.site import Account, SeatAt, Site, Unmade, parts_of, together
 from projections.moodle.wanted import QUEUED, Course, Seat, User, Wanted
 from projections.state import Name
 
@@ -244,7 +244,9 @@ class Acts:
             if behind is change:
                 aside = f"moving-{change.account_id}-{secrets.token_hex(4)}@moving.invalid"
                 old, new = change.changes["email"]
-                [refused] = await self._site.update_users([{"id": change.account_id, "email": aside}])
+                fields = {"id": change.account_id, "email": aside}
+                [refused] = await self._site.update_users([fields])
+                await self._report([self._step(change, fields, refused)])
                 change.changes["email"] = (aside, new)
                 self._aside[change.account_id] = old
                 return refused is None
@@ -252,13 +254,16 @@ class Acts:
 
     async def _put_back(self, pending: list[AccountChange]) -> None:
         """Whoever made way in vain has the old address again."""
-        back = [
-            {"id": c.account_id, "email": self._aside[c.account_id]}
-            for c in pending
-            if c.account_id in self._aside
-        ]
+        moved = [change for change in pending if change.account_id in self._aside]
+        back = [{"id": c.account_id, "email": self._aside[c.account_id]} for c in moved]
         if back:
-            await self._site.update_users(back)
+            results = await self._site.update_users(back)
+            await self._report([self._step(*step) for step in zip(moved, back, results, strict=True)])
+
+    def _step(self, change: AccountChange, fields: dict[str, Any], refused: RefusedError | None) -> Report:
+        """A call on the way to an account's wanted state."""
+        record = _record("core_user_update_users", fields, refused)
+        return Report(("student", change.user.zoho_id), None, record, str(change.account_id))
 
     async def _create_users(self, users: Sequence[User]) -> None:
         extra = self._password()
@@ -267,8 +272,11 @@ class Acts:
         async def some(part: Sequence[User]) -> None:
             sent = [{**new_account(user), **extra()} for user in part]
             results = await self._site.create_users(sent)
+            away = _unanswered(results)
             reports, refused = [], []
             for user, fields, result in zip(part, sent, results, strict=True):
+                if isinstance(result, AwayError):
+                    continue
                 if isinstance(result, RefusedError):
                     refused.append((user, fields, result))
                     continue
@@ -277,6 +285,8 @@ class Acts:
                 record = _record("core_user_create_users", fields, None, {"id": result})
                 reports.append(Report(("student", user.zoho_id), user.asked, record, str(result)))
             await self._report(reports)  # before more is asked, which may fail
+            if away is not None:
+                raise away
             for user, fields, error in refused:
                 await self._report(await self._explain(user, fields, error))
             self._count(len(part))
@@ -320,37 +330,43 @@ class Acts:
         for course in courses:
             by_idnumber.setdefault(course.idnumber or "", []).append(course)
 
-        async def some(part: Sequence[list[Course]]) -> None:
-            sent = [self._new_course(shared[0], shared[0].shortname) for shared in part]
-            results = await self._site.create_courses(sent, self._making_courses)
-            reports = []
-            for shared, fields, first in zip(part, sent, results, strict=True):
-                result: int | RefusedError = first
-                if isinstance(result, RefusedError) and result.code == "shortnametaken":
-                    suffix = f" ({shared[0].name[1]})"
-                    fields = self._new_course(  # noqa: PLW2901
-                        shared[0], shared[0].shortname[: SHORTNAME_CHARACTERS - len(suffix)] + suffix
-                    )
-                    [result] = await self._site.create_courses([fields], self._making_courses)
-                refused = result if isinstance(result, RefusedError) else None
-                record = _record("core_course_create_courses", fields, refused, {"id": result})
-                for course in shared:
-                    if refused is not None:
-                        self.refused += 1
-                        reports.append(Report(course.name, course.asked, record, None, reason_of(refused)))
-                    else:
-                        assert isinstance(result, int)
-                        self._planner.courses[course.name] = result
-                        reports.append(Report(course.name, course.asked, record, str(result)))
-            await self._report(reports)
-            self._count(sum(map(len, part)))
-
         for part in parts_of(list(by_idnumber.values()), self._site.at_once(6)):
             try:
-                await some(part)  # one call at once: Moodle would make a course twice
+                await self._create_some(part)  # one call at once: Moodle would make a course twice
             except WaitError as error:
                 self.later_seconds = max(self.later_seconds, error.seconds)
                 self.later.update(course.name for shared in part for course in shared)
+
+    async def _create_some(self, part: Sequence[list[Course]]) -> None:
+        sent = [self._new_course(shared[0], shared[0].shortname) for shared in part]
+        results = await self._site.create_courses(sent, self._making_courses)
+        taken: list[tuple[list[Course], dict[str, Any]]] = []
+        for shared, fields, result in zip(part, sent, results, strict=True):
+            if isinstance(result, RefusedError) and result.code == "shortnametaken":
+                suffix = f" ({shared[0].name[1]})"
+                name = shared[0].shortname[: SHORTNAME_CHARACTERS - len(suffix)] + suffix
+                taken.append((shared, {**fields, "shortname": name}))
+            elif not isinstance(result, AwayError):
+                await self._report(self._course_reports(shared, fields, result))
+        if (away := _unanswered(results)) is not None:
+            raise away
+        for shared, fields in taken:
+            [again] = await self._site.create_courses([fields], self._making_courses)
+            assert not isinstance(again, AwayError)
+            await self._report(self._course_reports(shared, fields, again))
+        self._count(sum(map(len, part)))
+
+    def _course_reports(
+        self, shared: list[Course], fields: dict[str, Any], result: int | RefusedError
+    ) -> list[Report]:
+        function = "core_course_create_courses"
+        if isinstance(result, RefusedError):
+            self.refused += len(shared)
+            record = _record(function, fields, result)
+            return [Report(c.name, c.asked, record, None, reason_of(result)) for c in shared]
+        self._planner.courses.update((course.name, result) for course in shared)
+        record = _record(function, fields, None, {"id": result})
+        return [Report(course.name, course.asked, record, str(result)) for course in shared]
 
     def _new_course(self, course: Course, shortname: str) -> dict[str, Any]:
         fields: dict[str, Any] = {
@@ -383,24 +399,34 @@ class Acts:
 
         async def some(part: Sequence[tuple[SeatAt, SeatChange]]) -> None:
             seats = [seat for seat, _ in part]
-            if kind == "unenrol":
-                results = await self._site.unenrol([seat.key for seat in seats])
-            else:
-                results = await self._site.enrol(seats)
-            if kind != "enrol":
-                results = await self._still_there(seats, results)
+            results = await self._seat_call(kind, seats)
+            away = _unanswered(results)
             reports: list[Report] = []
-            for (seat, change), refused in zip(part, results, strict=True):
-                reports += await self._seat_reports(seat, change, refused)
-            await self._report(reports)
+            refusals: list[tuple[SeatAt, SeatChange, RefusedError]] = []
+            for (seat, change), result in zip(part, results, strict=True):
+                if isinstance(result, RefusedError):
+                    refusals.append((seat, change, result))
+                elif result is None:
+                    reports += await self._seat_reports(seat, change, None)
+            await self._report(reports)  # first: more is asked below
+            if away is not None:
+                raise away
+            for refusal in refusals:
+                await self._report(await self._seat_reports(*refusal))
             self._count(len(part))
 
         await together(some, parts_of(ready, self._site.at_once(2 if kind == "unenrol" else 6)))
 
-    async def _still_there(
-        self, seats: list[SeatAt], results: list[RefusedError | None]
-    ) -> list[RefusedError | None]:
-        """Who was to leave and sits there all the same came by another way than manual enrolment."""
+    async def _seat_call(self, kind: str, seats: list[SeatAt]) -> list[Unmade | None]:
+        """Enrols, suspends or unenrols. Who was to leave and sits there all the same came by another
+        way than manual enrolment.
+        """
+        if kind == "enrol":
+            return await self._site.enrol(seats)
+        if kind == "suspend":
+            results = await self._site.enrol(seats)
+        else:
+            results = await self._site.unenrol([seat.key for seat in seats])
         left = [seat.key for seat, refused in zip(seats, results, strict=True) if refused is None]
         there = await self._site.occupied(left)
         other = RefusedError(_OTHER_WAY, "the person came by another enrolment method, too")
@@ -457,15 +483,17 @@ class Acts:
 
     async def _prune(self, unknown: Sequence[Unknown]) -> None:
         """Takes away seats that the ledger does not know; no record of it speaks of them."""
+        kind = self._wanted.moodle.on_withdraw
         for part in parts_of(unknown, self._site.at_once(6)):
-            keys = [(seat.course_id, seat.user_id) for seat in part]
-            if self._wanted.moodle.on_withdraw == "unenrol":
-                results = await self._site.unenrol(keys)
-            else:
-                results = await self._site.enrol([SeatAt(c, u, suspended=True) for c, u in keys])
-            results = await self._still_there([SeatAt(*key) for key in keys], results)
+            seats = [SeatAt(seat.course_id, seat.user_id, suspended=True) for seat in part]
+            results = await self._seat_call(kind, seats)
             self.refused += sum(result is not None for result in results)
             self._count(len(part))
+
+
+def _unanswered(results: Sequence[Any]) -> AwayError | None:
+    """The error of those that had no answer while others had."""
+    return next((result for result in results if isinstance(result, AwayError)), None)
 
 
 def reason_of(refused: RefusedError) -> Reason:

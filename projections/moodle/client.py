@@ -31,7 +31,7 @@ _TEMPORARY = {
     "upgraderunning": "it is being upgraded",
 }
 _MISCONFIGURED = {
-    "invalidtoken": "does not accept MOODLE_TOKEN",
+    "invalidtoken": "does not accept MOODLE_TOKEN (or PHP's max_input_vars cuts calls: sync-ledger moodle check)",
     "accessexception": "does not let the token use {function}: it is not in the token's service, the service "
     "is off, the token has expired or may not be used from this address, or its user lacks webservice/rest:use",
 }

@@ -27,6 +27,8 @@ from projections.moodle.client import (
 from projections.moodle.wanted import Place
 
 T = TypeVar("T")
+Unmade = RefusedError | AwayError
+"""Why an item was not done, or may not have been."""
 Around = Callable[[], AbstractAsyncContextManager[None]]
 
 GUEST, FRONT_PAGE = 1, 1
@@ -285,13 +287,13 @@ class Site:
         """How many items of so many fields a call may have."""
         return max(1, min(self._at_most, self._most_fields // fields))
 
-    async def create_users(self, users: Sequence[dict[str, Any]]) -> list[int | RefusedError]:
+    async def create_users(self, users: Sequence[dict[str, Any]]) -> list[int | Unmade]:
         """The new accounts' ids."""
         return await self._each("core_user_create_users", "users", users, _ids)
 
     async def create_courses(
         self, courses: Sequence[dict[str, Any]], around: Around = nullcontext
-    ) -> list[int | RefusedError]:
+    ) -> list[int | Unmade]:
         """The new courses' ids. `around`: held during each call."""
         return await self._each("core_course_create_courses", "courses", courses, _ids, around)
 
@@ -320,7 +322,7 @@ class Site:
         found = await together(or_alone, parts_of(users, self.at_once(max(map(fields_of, users), default=1))))
         return [result for some in found for result in some]
 
-    async def enrol(self, seats: Sequence[SeatAt]) -> list[RefusedError | None]:
+    async def enrol(self, seats: Sequence[SeatAt]) -> list[Unmade | None]:
         """Takes seats, or changes what they are: role, times, suspended or not."""
         role = self._settings.student_role_id
         items = [
@@ -339,7 +341,7 @@ class Site:
             await self._look_for_last(seats, results)
         return results
 
-    async def _look_for_last(self, seats: Sequence[SeatAt], results: list[RefusedError | None]) -> None:
+    async def _look_for_last(self, seats: Sequence[SeatAt], results: list[Unmade | None]) -> None:
         """PHP drops fields from the end, so where the last one has its seat nobody was dropped.
 
         Raises `AwayError` where Moodle answered success and did not do all; calls are smaller then.
@@ -363,7 +365,7 @@ class Site:
             "raise PHP's max_input_vars to 5000, or lower MOODLE_BATCH"
         )
 
-    async def unenrol(self, keys: Sequence[tuple[int, int]]) -> list[RefusedError | None]:
+    async def unenrol(self, keys: Sequence[tuple[int, int]]) -> list[Unmade | None]:
         """Gives seats (course id, user id) up, with the person's groups in the course."""
         items = [{"userid": user_id, "courseid": course_id} for course_id, user_id in keys]
         return await self._each("enrol_manual_unenrol_users", "enrolments", items, _nothing)
@@ -375,10 +377,14 @@ class Site:
         items: Sequence[dict[str, Any]],
         read: Callable[[Any, int, str], list[T]],
         around: Around = nullcontext,
-    ) -> list[T | RefusedError]:
-        """Results of a function that does all of a call or nothing."""
+    ) -> list[T | RefusedError | AwayError]:
+        """Results of a function that does all of a call or nothing: of each item its own, that it was
+        refused, or (where others have one) that it had no answer.
+        """
 
-        async def some(part: Sequence[dict[str, Any]], *, again: bool = False) -> list[T | RefusedError]:
+        async def some(
+            part: Sequence[dict[str, Any]], *, again: bool = False
+        ) -> list[T | RefusedError | AwayError]:
             try:
                 async with around():
                     answer = await self._client.call(function, **{key: list(part)})
@@ -390,7 +396,13 @@ class Site:
                 if len(part) == 1 or (error.code == _NOT_ALLOWED and function in _OF_THE_SITE):
                     return [error] * len(part)
                 half = len(part) // 2
-                return [*await some(part[:half]), *await some(part[half:])]
+                first = await some(part[:half])
+                try:
+                    return [*first, *await some(part[half:])]
+                except AwayError as away:
+                    if all(isinstance(result, AwayError) for result in first):
+                        raise
+                    return [*first, *[away] * (len(part) - half)]  # what was answered is not lost
             return [*read(answer, len(part), function)]
 
         found = await together(some, parts_of(items, self.at_once(max(map(fields_of, items), default=1))))
