@@ -262,9 +262,10 @@ async def test_workers_end_with_their_parent(own_home: Path) -> None:
             await asyncio.sleep(0.01)
         process.send_signal(number)
         code = process.wait()
-        assert code in (-number, 130)
         assert process.stderr is not None
-        assert "Traceback" not in process.stderr.read()
+        said = process.stderr.read()
+        assert code in (-number, 130), said
+        assert "Traceback" not in said
         await admin.execute("rollback")
         clients = "select count(*) from pg_stat_activity where usename = 'sync_ledger_app'"
         while await watcher.fetchval(clients) > 1:  # this test's pool has one
