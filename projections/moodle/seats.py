@@ -271,6 +271,10 @@ class Seats:
         if why := self._unreadable.get(key[0]):
             return self._keep(place, why)
         has = self._taken.get(key[0], {}).get(key[1])
+        given = any((self._acknowledged(seat, key) or {}).get("active") for seat in place.leaving)
+        if has is None and given and self._unenrol and not self._draft.whole:
+            # only active ones were looked for: one that somebody suspended is taken away, too
+            has = Occupied(suspended=True, roles=frozenset({self._role}))
         if has is None:
             return set()
         if has.suspended and not self._unenrol and not any(map(self._moves, place.leaving)):
