@@ -198,11 +198,11 @@ class Wanted:
         asked, known = self.asked(name), self.known(name)
         if asked is None:
             return SYNCED
-        if name[0] == "enrollment" and self.blocked_by(name):
-            return FAILED
+        blocked = name[0] == "enrollment" and self.blocked_by(name) is not None
         if known.asked == asked and not self._is_outdated(row, known):
-            return FAILED if known.reason else SYNCED
-        return QUEUED
+            return FAILED if known.reason or blocked else SYNCED
+        has_a_seat = '"active":true' in (known.done or "")  # another one, to be given up first
+        return FAILED if blocked and not has_a_seat else QUEUED
 
     def _is_outdated(self, row: Row, known: Known) -> bool:
         """Whether a refusal holds no more: a newer version came, or a rule says something else under
