@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ledger.settings import MoodleSettings, Secret
@@ -132,6 +132,7 @@ def php(value: Any) -> Any:
     return {key: php(inner) for key, inner in value.items()} if isinstance(value, dict) else value
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a loaded machine is slow
 @given(st.dictionaries(NAMES, TREES, max_size=3))
 def test_forms_are_read_as_they_were_meant(value: dict[str, Any]) -> None:
     """PHP reads out of a form what was put into it."""
