@@ -15,6 +15,7 @@ from ledger import clock
 from ledger.database import Connection
 from ledger.events import Event, stream_name
 from ledger.settings import TenantSettings
+from projections.history import BOOKKEEPING
 from projections.moodle import rules
 from projections.moodle.known import read
 from projections.moodle.wanted import FAILED, SYNCED, Wanted, takes_no_seat
@@ -24,7 +25,6 @@ from projections.state import ACTIVE, DELETED, NONE, WAITING, Name, Row, WholeVi
 
 ENROLLED, NOT_ENROLLED, UNKNOWN = "enrolled", "not_enrolled", "unknown"
 
-_BOOKKEEPING = 2  # tenant_id and generation come first in `select *`
 _NEWEST = 200
 """So many of a record's newest events are looked at."""
 
@@ -364,4 +364,4 @@ async def _known(connection: Connection, tenant_id: str, entity: str, zoho_id: s
     found = await connection.fetchrow(SQL["one_record"], tenant_id, entity, zoho_id)
     stream = stream_name(entity, zoho_id)
     events = await connection.fetch(SQL["last_events_of_stream"], tenant_id, stream, _NEWEST)
-    return _Known(None if found is None else from_columns(found[_BOOKKEEPING:]), list(events))
+    return _Known(None if found is None else from_columns(found[BOOKKEEPING:]), list(events))

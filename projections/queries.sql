@@ -441,11 +441,9 @@ select entity, zoho_id, count(*) filter (where status in ('SYNCED', 'FAILED')) a
 -- note_lease: what a lease's owner says to others
 update ledger.leases set note = $4 where tenant_id = $1 and name = $2 and owner = $3;
 
--- look_at_leases: whether one is held, and what the owner of another one says
-select exists (select from ledger.leases
-                where tenant_id = $1 and name = $2 and until > clock_timestamp()) as wished,
-       (select note from ledger.leases
-         where tenant_id = $1 and name = $3 and until > clock_timestamp()) as note;
+-- held_leases: those of some names that somebody has, and what the owners say
+select name, note from ledger.leases
+ where tenant_id = $1 and name = any ($2::text[]) and until > clock_timestamp();
 
 -- failed_records: records of which Moodle's reports have said that something was not done
 select distinct o.entity, o.zoho_id

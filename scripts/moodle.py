@@ -22,6 +22,7 @@ from ledger.zoho.entities import ENTITIES
 from projections.fold import CurrentState
 from projections.moodle.check import check as look_into
 from projections.moodle.client import MoodleError
+from projections.moodle.known import some_records
 from projections.moodle.report import Report, Reporter
 from projections.moodle.turn import Turn, ask_for
 from projections.moodle.wanted import report_name
@@ -29,7 +30,7 @@ from projections.moodle.whole import Whole
 from projections.moodle.whole import failed as failed_records
 from projections.moodle.worker import Worker
 from projections.queries import SQL
-from projections.state import Name, from_columns
+from projections.state import Name
 from scripts.opened import CommandError, Opened, instant, run
 from scripts.output import Meter, console, harmless, print_json, print_table
 from scripts.server import configure_logging
@@ -96,10 +97,8 @@ def check(*, tenant: Tenant = None, json: Json = False) -> int:
 async def _a_course(ledger: Opened, tenant_id: str) -> int | None:
     """A course that Moodle reported."""
     async with ledger.database.transaction(tenant_id) as connection:
-        rows = await connection.fetch(
-            SQL["list_all_records"], tenant_id, report_name(("class", ""))[0], "", 100
-        )
-    ids = [from_columns(row[2:]).fields.get("moodle_id") for row in rows]
+        rows, _ = await some_records(connection, tenant_id, report_name(("class", ""))[0], "")
+    ids = [row.fields.get("moodle_id") for row in rows]
     return next((int(found) for found in ids if found), None)
 
 

@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-import msgspec
-
 from projections.moodle.draft import Draft
 from projections.moodle.plan import AccountChange
 from projections.moodle.rules import Reason
 from projections.moodle.site import GUEST, Account
-from projections.moodle.wanted import FAILED, User
+from projections.moodle.wanted import FAILED, User, values_of
 from projections.state import Name
 
 Load = Callable[[Iterable[Name]], Awaitable[None]]
@@ -138,7 +136,7 @@ class Accounts:
         missing = []
         for user in users:
             account = accounts.get(known[user.zoho_id].moodle_id or "")
-            was: dict[str, Any] = msgspec.json.decode(known[user.zoho_id].done or "{}")
+            was = values_of(known[user.zoho_id].done)
             if account is not None and not account.idnumber and account.email == was.get("email", ""):
                 self.take(user, account, moved)
             else:

@@ -23,13 +23,14 @@ from projections.moodle.plan import (
     Settled,
     Unknown,
     new_account,
+    seat_id,
 )
 from projections.moodle.planner import Planner
-from projections.moodle.report import Report
+from projections.moodle.report import KEEP, Report
 from projections.moodle.rules import SHORTNAME_CHARACTERS, Reason
 from projections.moodle.seats import former_student
 from projections.moodle.site import Account, SeatAt, Site, Unmade, parts_of, together
-from projections.moodle.wanted import QUEUED, Course, Seat, User, Wanted
+from projections.moodle.wanted import QUEUED, Course, User, Wanted
 from projections.state import Name
 
 _GONE = frozenset({"invaliduserid", "invaliduser", "userdeleted"})
@@ -153,8 +154,7 @@ class Acts:
         """An enrollment's report is sealed under the key of its student."""
         if report.name[0] != "enrollment":
             return report
-        seat = self._wanted.seat(report.name[1])
-        student = seat.student if seat is not None else None
+        student = self._wanted.student_of(report.name)
         if report.asked is None:  # it left the seat of the one whose it was
             student = former_student(self._wanted.known(report.name)) or student
         return msgspec.structs.replace(report, student=student)
@@ -165,7 +165,7 @@ class Acts:
             return False
         if known.moodle_id is None:
             return known.reason is not None
-        return report.moodle_id not in (known.moodle_id, Report(report.name, None, {}).moodle_id)
+        return report.moodle_id not in (known.moodle_id, KEEP)
 
     def _count(self, things: int) -> None:
         self._done += things
@@ -338,7 +338,7 @@ class Acts:
                 self.later.update(course.name for shared in part for course in shared)
 
     async def _create_some(self, part: Sequence[list[Course]]) -> None:
-        sent = [self._new_course(shared[0], shared[0].shortname) for shared in part]
+        sent = [self._new_course(shared[0]) for shared in part]
         results = await self._site.create_courses(sent, self._making_courses)
         taken: list[tuple[list[Course], dict[str, Any]]] = []
         for shared, fields, result in zip(part, sent, results, strict=True):
@@ -368,10 +368,10 @@ class Acts:
         record = _record(function, fields, None, {"id": result})
         return [Report(course.name, course.asked, record, str(result)) for course in shared]
 
-    def _new_course(self, course: Course, shortname: str) -> dict[str, Any]:
+    def _new_course(self, course: Course) -> dict[str, Any]:
         fields: dict[str, Any] = {
             "fullname": course.fullname,
-            "shortname": shortname,
+            "shortname": course.shortname,
             "categoryid": self._wanted.moodle.category_id,
             "idnumber": course.idnumber,
         }
@@ -449,22 +449,14 @@ class Acts:
         record = _record(function, sent, refused)
         reason = reason_of(refused) if refused is not None else None
         self.refused += reason is not None
-        return [
-            self._seat_report(enrollment, f"{seat.course_id}:{seat.user_id}", record, reason, leaves=leaves)
-            for enrollment in change.enrollments
-        ]
-
-    def _seat_report(
-        self, enrollment: Seat, seat_id: str, record: dict[str, Any], reason: Reason | None, *, leaves: bool
-    ) -> Report:
-        name = ("enrollment", enrollment.zoho_id)
-        # who moves leaves the old seat first: a step on the way
-        step = leaves and enrollment.active and reason is None
-        asked = None if step else enrollment.asked
-        report = Report(name, asked, record, seat_id, reason)
-        if reason is not None:
-            return msgspec.structs.replace(report, moodle_id=Report(name, None, {}).moodle_id)
-        return report
+        moodle_id = seat_id(*seat.key) if reason is None else KEEP
+        reports = []
+        for enrollment in change.enrollments:
+            # who moves leaves the old seat first: a step on the way
+            step = leaves and enrollment.active and reason is None
+            asked = None if step else enrollment.asked
+            reports.append(Report(("enrollment", enrollment.zoho_id), asked, record, moodle_id, reason))
+        return reports
 
     async def _has_gone(self, seat: SeatAt, change: SeatChange, refused: RefusedError) -> bool:
         """Whether a seat was refused since its account or its course is there no more."""

@@ -66,7 +66,7 @@ async def check(
 ) -> list[Finding]:
     """Everything that can be told. `course_id`: a course of the ledger, where there is one.
 
-    Raises `AwayError`; `MisconfiguredError` becomes a finding.
+    Raises `AwayError`; what is wrong with address or token becomes a finding.
     """
     try:
         info = await site.info()
@@ -91,19 +91,22 @@ async def check(
     findings.append(
         Finding("see accounts", sees, "other accounts are found by username and idnumber" if sees else UNSEEN)
     )
-    probe = _Probe(client)
     if "core_user_create_users" not in missing:
         nobody = {"firstname": "-", "lastname": "-", "email": "no address", "createpassword": 1}
         findings.append(
-            await probe.refused(
-                "make accounts", "moodle/user:create", "core_user_create_users",
+            await _refused(
+                client, "make accounts", "moodle/user:create", "core_user_create_users",
                 users=[{"username": "sync-ledger-check", **nobody}],
             )
         )  # fmt: skip
     if "core_user_update_users" not in missing:
         findings.append(
-            await probe.refused(
-                "change accounts", "moodle/user:update", "core_user_update_users", users=[{"id": _NOBODY}]
+            await _refused(
+                client,
+                "change accounts",
+                "moodle/user:update",
+                "core_user_update_users",
+                users=[{"id": _NOBODY}],
             )
         )
     if "enrol_manual_enrol_users" not in missing:
@@ -115,18 +118,16 @@ async def check(
     return findings
 
 
-class _Probe:
-    def __init__(self, client: MoodleClient) -> None:
-        self._client = client
-
-    async def refused(self, what: str, capability: str, function: str, **parameters: object) -> Finding:
-        """Calls what cannot succeed: only a missing capability is refused as such."""
-        try:
-            await self._client.call(function, **parameters)
-        except RefusedError as error:
-            if error.code in ("nopermissions", "requireloginerror"):
-                return Finding(what, False, f"not allowed: give the token's role {capability}")
-        return Finding(what, True, f"allowed ({capability})")
+async def _refused(
+    client: MoodleClient, what: str, capability: str, function: str, **parameters: object
+) -> Finding:
+    """Calls what cannot succeed: only a missing capability is refused as such."""
+    try:
+        await client.call(function, **parameters)
+    except RefusedError as error:
+        if error.code in ("nopermissions", "requireloginerror"):
+            return Finding(what, False, f"not allowed: give the token's role {capability}")
+    return Finding(what, True, f"allowed ({capability})")
 
 
 async def _enrolling(

@@ -7,12 +7,26 @@ from collections.abc import Iterable
 from ledger.database import Connection
 from ledger.store import Wanted as Wish
 from ledger.store import load
+from projections.history import BOOKKEEPING
 from projections.moodle.wanted import depends_on, report_name
 from projections.past import Past
 from projections.queries import SQL
 from projections.state import Name, Row, from_columns
 
+ENTITIES = ("student", "program", "class", "enrollment")
+"""The kinds of records of which Moodle has a part, each behind those that it depends on."""
 _AT_ONCE = 5_000
+
+
+async def some_records(
+    connection: Connection, tenant_id: str, entity: str, after: str
+) -> tuple[list[Row], str | None]:
+    """Some accepted records of an entity behind an id, bytewise, and the id to go on behind; None at
+    the end.
+    """
+    found = await connection.fetch(SQL["list_all_records"], tenant_id, entity, after, _AT_ONCE)
+    rows = [from_columns(row[BOOKKEEPING:]) for row in found]
+    return rows, rows[-1].zoho_id if len(rows) == _AT_ONCE else None
 
 
 async def read(
@@ -50,12 +64,9 @@ async def dependents(connection: Connection, tenant_id: str, names: Iterable[Nam
     names = list(names)
     loaded = await load(connection, tenant_id, Wish(dependents=names))
     found = [(entity, zoho_id) for _, _, entity, zoho_id in loaded.dependents]
-    programs = [zoho_id for entity, zoho_id in names if entity == "program"]
-    if programs:
-        after = ""
-        wanted = set(programs)
-        while rows := await connection.fetch(SQL["list_all_records"], tenant_id, "class", after, _AT_ONCE):
-            classes = [from_columns(row[2:]) for row in rows]
-            found += [row.name for row in classes if row.fields.get("program_zoho_id") in wanted]
-            after = classes[-1].zoho_id
+    programs = {zoho_id for entity, zoho_id in names if entity == "program"}
+    after: str | None = "" if programs else None
+    while after is not None:
+        classes, after = await some_records(connection, tenant_id, "class", after)
+        found += [row.name for row in classes if row.fields.get("program_zoho_id") in programs]
     return found

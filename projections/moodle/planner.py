@@ -25,9 +25,9 @@ _BREATH = 1_000  # enrollments read before the turn is renewed
 class Planner:
     """Plans for one Moodle. `users` and `courses`: Moodle's ids that were found so far, by student
     and by record; they hold as long as they are kept, courses while they are sought at the places
-    in `sought`. `whole`: everything is read and compared,
-    seats too. Otherwise what Moodle has acknowledged is not read again. `unsure`: enrollments
-    whose call had no answer. `doubtful`: records whose such a call may have landed late.
+    in `sought`. `whole`: everything is read and compared, seats too. Otherwise what Moodle has
+    acknowledged is not read again. `unsure`: enrollments whose call had no answer. `doubtful`:
+    records whose such a call may have landed late.
     """
 
     def __init__(
@@ -109,17 +109,19 @@ class Planner:
         async def look(course: Course) -> None:
             self.courses.pop(course.name, None)
             self._sought[course.name] = course.places
+            found: list[int] = []
             for place in course.places:
                 if place not in places:
-                    places[place] = [found.id for found in await self._site.courses_at(place)]
-                if len(places[place]) > 1:
+                    places[place] = [at.id for at in await self._site.courses_at(place)]
+                found = places[place]
+                if len(found) > 1:
                     said = (
                         f"Moodle has several courses with {place[0]} {place[1]}: give it to one of them alone"
                     )
                     draft.block(course.name, ("ambiguous", said), course.asked)
-                if places[place]:
+                if found:
                     break
-            if len(found := places[place] if course.places else []) == 1:
+            if len(found) == 1:
                 self.courses[course.name] = found[0]
 
         await together(look, [course for course in wanted if course.places and self._is_sought(course)])

@@ -16,9 +16,11 @@ from ledger.lane import Delivery, Lane
 from ledger.seal import Origin
 from ledger.zoho.records import Record
 from projections.moodle.rules import Reason
+from projections.moodle.site import parts_of
 from projections.state import Name
 
-_KEEP = "keep"
+KEEP = "keep"
+"""In the place of an id: the ledger keeps the one it knows."""
 _AT_ONCE = 500
 
 
@@ -32,7 +34,7 @@ class Report(msgspec.Struct):
     name: Name
     asked: str | None
     record: dict[str, Any]
-    moodle_id: str | None = _KEEP
+    moodle_id: str | None = KEEP
     reason: Reason | None = None
     student: str | None = None
     again: bool = False
@@ -57,7 +59,7 @@ def _record(report: Report, site: str) -> Record:
     values = {"asked": report.asked}
     payload = MoodleReported(msgspec.Raw(msgspec.json.encode(report.record)), values)
     flags = REPORT | (REFUSED if report.reason else 0) | (ASKED_AGAIN if report.again else 0)
-    refs = {} if report.moodle_id == _KEEP else {"moodle_id": report.moodle_id, "site": site}
+    refs = {} if report.moodle_id == KEEP else {"moodle_id": report.moodle_id, "site": site}
     if report.student is not None:
         values = {**values, "student_zoho_id": report.student}
     entity, zoho_id = report.name
@@ -76,7 +78,7 @@ class Reporter:
 
     async def __call__(self, reports: list[Report], source: str = "moodle") -> None:
         """Returns when they are on disk. Many are many deliveries, so that others get between them."""
-        for part in (reports[i : i + _AT_ONCE] for i in range(0, len(reports), _AT_ONCE)):
+        for part in parts_of(reports, _AT_ONCE):
             await self._lane.submit(delivery(self._tenant, part, site=self._site, source=source))
             self._own.update(report.name for report in part)
 

@@ -17,7 +17,7 @@ from projections.moodle.draft import Draft
 from projections.moodle.plan import SeatChange, Unknown, seat_id
 from projections.moodle.rules import Reason
 from projections.moodle.site import Occupied, together
-from projections.moodle.wanted import Known, Seat
+from projections.moodle.wanted import Known, Seat, values_of
 from projections.state import Name
 
 _BREATH = 500  # seats looked at before the turn is renewed
@@ -65,7 +65,7 @@ class Seats:
         for seat in seats:
             name = ("enrollment", seat.zoho_id)
             if seat.zoho_id in settled and name not in self._draft.blocked:
-                self._draft.settle(name, self._seat_of(seat), seat.asked)
+                self._draft.settle(name, self._wanted.known(name).moodle_id, seat.asked)
         if self._draft.whole:
             self._report_unknown(seats)
 
@@ -102,7 +102,7 @@ class Seats:
         return seat.active and has is not None and has != seat_id(*self._key(seat))
 
     def _place(self, key: Key) -> _Place:
-        return self._places.setdefault(key, _Place([], [], []))
+        return self._places.setdefault(key, _Place())
 
     def _key(self, seat: Seat) -> Key:
         course, student = seat.course or ("class", ""), seat.student or ""
@@ -178,7 +178,7 @@ class Seats:
         return (
             bool(place.asking)
             and all(s.zoho_id in self._unsure and not (s.start or s.end) for s in place.asking)
-            and not any(_values(k.done).get("active") for k in known)
+            and not any(values_of(k.done).get("active") for k in known)
         )
 
     def _acknowledged(self, seat: Seat, key: Key) -> dict[str, Any] | None:
@@ -186,7 +186,7 @@ class Seats:
         known = self._wanted.known(("enrollment", seat.zoho_id))
         if known.done is None or known.moodle_id != seat_id(*key):
             return None
-        return _values(known.done)
+        return values_of(known.done)
 
     def _is_outside(self, start: int, end: int) -> bool:
         """Whether a seat with these times is not active for them, now; Moodle shows it as suspended."""
@@ -271,16 +271,15 @@ class Seats:
         if why := self._unreadable.get(key[0]):
             return self._keep(place, why)
         has = self._taken.get(key[0], {}).get(key[1])
-        given = any((self._acknowledged(seat, key) or {}).get("active") for seat in place.leaving)
-        if has is None and given and self._unenrol and not self._draft.whole:
+        known = [self._acknowledged(seat, key) or {} for seat in place.leaving]
+        acknowledged = [values for values in known if values.get("active")]
+        if has is None and acknowledged and self._unenrol and not self._draft.whole:
             # only active ones were looked for: one that somebody suspended is taken away, too
             has = Occupied(suspended=True, roles=frozenset({self._role}))
         if has is None:
             return set()
         if has.suspended and not self._unenrol and not any(map(self._moves, place.leaving)):
             return set()  # it was given up before
-        known = [self._acknowledged(seat, key) or {} for seat in place.leaving]
-        acknowledged = [values for values in known if values.get("active")]
         sleeps = any(self._is_outside(*_times(values)) for values in acknowledged)
         if not acknowledged:  # somebody else gave it: as what?
             if self._role not in has.roles:
@@ -307,9 +306,6 @@ class Seats:
             self._draft.block(("enrollment", seat.zoho_id), why, seat.asked)
         return set()
 
-    def _seat_of(self, seat: Seat) -> str | None:
-        return self._wanted.known(("enrollment", seat.zoho_id)).moodle_id
-
     def _report_unknown(self, seats: list[Seat]) -> None:
         """Seats of the student's role in the ledger's courses that no enrollment speaks of."""
         students = {user_id: zoho_id for zoho_id, user_id in self._draft.users.items()}
@@ -325,7 +321,7 @@ class Seats:
 
 def former_student(known: Known) -> str | None:
     """The student of whom Moodle acknowledged an enrollment, None where it did not yet."""
-    found: str | None = _values(known.done).get("student")
+    found: str | None = values_of(known.done).get("student")
     return found
 
 
@@ -345,9 +341,3 @@ def _is_there(key: Key) -> bool:
 
 def _times(values: dict[str, Any]) -> tuple[int, int]:
     return values.get("start", 0), values.get("end", 0)
-
-
-def _values(asked: str | None) -> dict[str, Any]:
-    """What a wanted state's text says."""
-    values: dict[str, Any] = {} if asked is None else msgspec.json.decode(asked)
-    return values

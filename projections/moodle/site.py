@@ -271,8 +271,8 @@ class Site:
                 del by_course[course_id]
 
         async def whole(course_id: int) -> set[tuple[int, int]]:
-            seats = await self.seats_in(course_id)
-            return {(course_id, u) for u in by_course[course_id] if u in seats and not seats[u].suspended}
+            people = self._participants(course_id, "onlyactive", fields="id")
+            return {(course_id, p.id) async for p in people if p.id in by_course[course_id]}
 
         async def one(user_id: int) -> set[tuple[int, int]]:
             courses = await self.active_courses_of(user_id)

@@ -10,6 +10,8 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import msgspec
+
 from ledger.database import Database
 from ledger.errors import DatabaseAwayError
 from projections.followers import Lease, LeaseLostError
@@ -22,6 +24,14 @@ SECONDS = 10.0
 _ASK_SECONDS = 0.2
 MARGIN_SECONDS = 5.0
 """So long behind its time-out a call may still be under way."""
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """Whether a command waits for the turn, whether anybody has it, and what that one says."""
+
+    wished: bool
+    held: bool
+    note: str | None
 
 
 class Turn:
@@ -71,18 +81,12 @@ class Turn:
             async with self._database.transaction(self._tenant) as connection:
                 await self._lease.give_back(connection)
 
-    async def look(self) -> tuple[bool, str | None]:
-        """Whether a command waits for it, and what whoever has it says."""
+    async def look(self) -> Seen:
+        """How it stands with everybody's."""
         async with self._database.transaction(self._tenant) as connection:
-            row = await connection.fetchrow(SQL["look_at_leases"], self._tenant, WISH, WORK)
-        return (bool(row["wished"]), row["note"]) if row is not None else (False, None)
-
-    async def idle(self) -> str | None:
-        """What to say where nobody has it; None where somebody does."""
-        async with self._database.transaction(self._tenant) as connection:
-            row = await connection.fetchrow(SQL["look_at_leases"], self._tenant, WORK, WORK)
-        held = row is not None and row["wished"]
-        return None if held else "no process works on it: start sync-ledger moodle worker"
+            rows = await connection.fetch(SQL["held_leases"], self._tenant, [WISH, WORK])
+        notes = {row["name"]: row["note"] for row in rows}
+        return Seen(WISH in notes, WORK in notes, notes.get(WORK))
 
     async def note(self, text: str | None) -> None:
         """Says something to the processes that do not have it."""
@@ -119,10 +123,12 @@ async def ask_for(
     keepers: list[asyncio.Task[None]] = []
     try:
         for one, holder in ((wish, "another command has ended"), (turn, "the worker has ended its round")):
-            if not await one.take():
+            taken = await one.take()
+            if not taken:
                 tell(f"waiting until {holder}")
-            while not await one.take():  # noqa: ASYNC110  (another process has it, which has no event)
-                await asyncio.sleep(_ASK_SECONDS)
+            while not taken:
+                await asyncio.sleep(_ASK_SECONDS)  # another process has it, which has no event
+                taken = await one.take()
             keepers.append(asyncio.create_task(one.keep()))
         yield turn
     finally:

@@ -201,7 +201,7 @@ class Wanted:
         blocked = name[0] == "enrollment" and self.blocked_by(name) is not None
         if known.asked == asked and not self._is_outdated(row, known):
             return FAILED if known.reason or blocked else SYNCED
-        has_a_seat = '"active":true' in (known.done or "")  # another one, to be given up first
+        has_a_seat = values_of(known.done).get("active", False)  # another one, to be given up first
         return FAILED if blocked and not has_a_seat else QUEUED
 
     def _is_outdated(self, row: Row, known: Known) -> bool:
@@ -227,6 +227,11 @@ class Wanted:
             if known.reason and known.asked == self.asked(name) and known.moodle_id is None:
                 return name
         return None
+
+    def student_of(self, name: Name) -> str | None:
+        """The student whom an enrollment names; None for other records."""
+        row = self.row(name) if name[0] == "enrollment" else None
+        return row.fields.get("student_zoho_id") if row is not None else None
 
     def counts(self, row: Row) -> bool:
         """Whether a record is active and has no status that takes no seat."""
@@ -266,6 +271,12 @@ def takes_no_seat(row: Row, settings: TenantSettings) -> bool:
     return status is not None and status.strip().lower() in settings.moodle.inactive_statuses
 
 
+def values_of(asked: str | None) -> dict[str, Any]:
+    """What a wanted state's text says; nothing where there is none."""
+    values: dict[str, Any] = {} if asked is None else msgspec.json.decode(asked)
+    return values
+
+
 def report_name(name: Name) -> Name:
     """The row of Moodle's part in a record."""
     return REPORTS + name[0], name[1]
@@ -274,13 +285,8 @@ def report_name(name: Name) -> Name:
 def depends_on(row: Row) -> list[Name]:
     """The records that a record's wanted state is read from, besides its own."""
     fields = row.fields
-    if row.entity == "enrollment":
-        pairs = (("student", fields.get("student_zoho_id")), ("class", fields.get("class_zoho_id")))
-    elif row.entity == "class":
-        pairs = (("program", fields.get("program_zoho_id")), ("", None))
-    else:
-        return []
-    return [(entity, zoho_id) for entity, zoho_id in pairs if zoho_id]
+    entities = {"enrollment": ("student", "class"), "class": ("program",)}.get(row.entity, ())
+    return [(entity, zoho_id) for entity in entities if (zoho_id := fields.get(f"{entity}_zoho_id"))]
 
 
 def _stripped(text: str | None) -> str | None:

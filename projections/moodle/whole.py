@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractAsyncContextManager
+from functools import partial
 
 from ledger.database import Connection, Database
 from ledger.lane import Lane
@@ -14,7 +14,7 @@ from projections.fold import CurrentState
 from projections.moodle.acts import Acts, Progress
 from projections.moodle.check import prepare
 from projections.moodle.client import MoodleClient
-from projections.moodle.known import read
+from projections.moodle.known import ENTITIES, read, some_records
 from projections.moodle.plan import Plan
 from projections.moodle.planner import Planner
 from projections.moodle.report import Reporter
@@ -23,12 +23,10 @@ from projections.moodle.turn import Turn, making_courses
 from projections.moodle.wanted import Known, Wanted
 from projections.queries import SQL
 from projections.replay import Folding, pages, parked_positions
-from projections.state import Name, Row, from_columns
+from projections.state import Name, Row
 
-ENTITIES = ("student", "program", "class", "enrollment")
 TRIES = 3
 """So often a plan is made again where Moodle was not as it had found it."""
-_PAGE = 5_000
 _REBUILD = "moodle-rebuild"
 
 
@@ -43,6 +41,7 @@ class Whole:
         self._settings = settings
         self.client = MoodleClient(settings.moodle, turn.holds if turn is not None else lambda: True)
         self.site = Site(self.client, settings.moodle)
+        self._making_courses = partial(making_courses, database, tenant_id, settings.moodle.timeout)
 
     async def plan(self, rows: dict[Name, Row | None], *, since: int = -1) -> tuple[Plan, Acts]:
         """What it takes to bring Moodle to the wanted state of these rows. `since`: whatever Moodle
@@ -59,9 +58,6 @@ class Whole:
             [zoho_id for entity, zoho_id in named if entity == "enrollment"],
         )
         return plan, Acts(self.site, planner, wanted, self._making_courses)
-
-    def _making_courses(self) -> AbstractAsyncContextManager[None]:
-        return making_courses(self._database, self._tenant, self._settings.moodle.timeout)
 
     async def apply(
         self,
@@ -120,12 +116,8 @@ class Whole:
             for entity in ENTITIES:
                 after: str | None = ""
                 while after is not None:
-                    found = await connection.fetch(
-                        SQL["list_all_records"], self._tenant, entity, after, _PAGE
-                    )
-                    names = [from_columns(row[2:]).name for row in found]
-                    await read(connection, self._tenant, names, rows)
-                    after = names[-1][1] if len(names) == _PAGE else None
+                    found, after = await some_records(connection, self._tenant, entity, after)
+                    await read(connection, self._tenant, [row.name for row in found], rows)
         return rows
 
     async def rows_at(
@@ -155,10 +147,9 @@ async def failed(
     wanted = Wanted(settings, rows)
     items: list[tuple[Name, Known, str | None]] = []
     for name in names:
-        known, row = wanted.known(name), wanted.row(name)
+        known = wanted.known(name)
         if known.reason and known.asked == wanted.asked(name):
-            student = row.fields.get("student_zoho_id") if row and name[0] == "enrollment" else None
-            items.append((name, known, student))
+            items.append((name, known, wanted.student_of(name)))
     return items
 
 

@@ -16,7 +16,7 @@ import contextlib
 import random
 from collections import Counter, deque
 from collections.abc import Iterable
-from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -38,7 +38,7 @@ from projections.moodle.client import (
     RefusedError,
     WaitError,
 )
-from projections.moodle.known import dependents, read
+from projections.moodle.known import ENTITIES, dependents, read, some_records
 from projections.moodle.plan import REFUSED_BY_MOODLE, Plan
 from projections.moodle.planner import Planner
 from projections.moodle.report import Report, Reporter
@@ -48,7 +48,7 @@ from projections.moodle.site import Site
 from projections.moodle.turn import MARGIN_SECONDS, WORK, Turn, making_courses
 from projections.moodle.wanted import FAILED, QUEUED, Place, Wanted
 from projections.queries import SQL
-from projections.state import Name, Row, from_columns
+from projections.state import Name, Row
 
 log = structlog.get_logger()
 
@@ -64,7 +64,7 @@ STALLS, SILENT = 3, 5
 many of them had no answer.
 """
 _CACHED = 200_000
-_ORDER = ("student", "program", "class", "enrollment")
+_NOBODY = "no process works on it: start sync-ledger moodle worker"
 _PAGE = 5_000
 _STORE_AWAY = (DatabaseAwayError, OtherVersionError, QueueFullError, KeyInFlightError)
 
@@ -101,6 +101,7 @@ class Worker:
         self._client = MoodleClient(settings.moodle, self._turn.holds)
         self._site = Site(self._client, settings.moodle)
         self._report = Reporter(lane, tenant_id, settings.moodle.base_url or "")
+        self._making_courses = partial(making_courses, database, tenant_id, settings.moodle.timeout)
         self._wake = asyncio.Event()
         self._position = 0
         self._begin_anew()
@@ -136,8 +137,9 @@ class Worker:
         """Works until cancelled, whenever no other process does."""
         while True:
             try:
-                wished, self._elsewhere = await self._turn.look()
-                if not wished and await self._turn.take():
+                seen = await self._turn.look()
+                self._elsewhere = seen.note
+                if not seen.wished and await self._turn.take():
                     self._elsewhere = None
                     await self._hold_and_follow()
             except _STORE_AWAY as error:
@@ -182,7 +184,7 @@ class Worker:
         self._begin_anew()
         await self._look_at_all()
         clock = asyncio.get_running_loop().time
-        while not (await self._turn.look())[0]:
+        while not (await self._turn.look()).wished:
             self._wake.clear()
             await self._look_behind()
             self._take_up(clock())
@@ -240,7 +242,8 @@ class Worker:
         """Does not work, but knows until cancelled what keeps others from it."""
         while True:
             with contextlib.suppress(DatabaseAwayError):
-                self._elsewhere = (await self._turn.look())[1] or await self._turn.idle()
+                seen = await self._turn.look()
+                self._elsewhere = seen.note if seen.held else _NOBODY
             await asyncio.sleep(POLL_SECONDS)
 
     async def _look_at_all(self) -> None:
@@ -248,14 +251,12 @@ class Worker:
         async with self._database.transaction(self._tenant) as connection:
             head = await connection.fetchrow(SQL["head"], self._tenant)
         self._position = head["position"] if head is not None else 0
-        for entity in _ORDER:
+        for entity in ENTITIES:
             after: str | None = ""
             while after is not None:
                 async with self._database.transaction(self._tenant, snapshot=True) as connection:
-                    found = await connection.fetch(
-                        SQL["list_all_records"], self._tenant, entity, after, _PAGE
-                    )
-                    names = [from_columns(row[2:]).name for row in found]
+                    found, after = await some_records(connection, self._tenant, entity, after)
+                    names = [row.name for row in found]
                     rows: dict[Name, Row | None] = {}
                     await read(connection, self._tenant, names, rows)
                 wanted = Wanted(self._settings, rows)
@@ -265,7 +266,6 @@ class Worker:
                         self._queue[name] = None
                     elif status == FAILED and wanted.known(name).reason in OF_OTHERS:
                         self._wait_for_email(wanted, name[1])
-                after = names[-1][1] if len(names) == _PAGE else None
 
     async def _look_behind(self) -> bool:
         """Queues what changed since the last look. Whether anything did."""
@@ -280,7 +280,7 @@ class Worker:
             changed: list[Name] = [
                 name
                 for entity, zoho_id, reports, is_changed in rows
-                if entity in _ORDER
+                if entity in ENTITIES
                 and (name := (entity, zoho_id))
                 and (self._report.is_foreign(name, reports) or is_changed)
             ]
@@ -290,7 +290,7 @@ class Worker:
             if classes:
                 moved += await dependents(connection, self._tenant, classes)
         self._position = until
-        for name in sorted(dict.fromkeys([*changed, *moved]), key=lambda n: _ORDER.index(n[0])):
+        for name in sorted(dict.fromkeys([*changed, *moved]), key=lambda n: ENTITIES.index(n[0])):
             self._tries.pop(name, None)
             self._queue[name] = None
         return True
@@ -323,11 +323,11 @@ class Worker:
         """One of these cannot be worked on; the others can. One that has no answer while Moodle does the
         same for another is parked. Raises `MoodleError` where nothing can be done.
         """
-        left = deque(sorted(names, key=lambda name: _ORDER.index(name[0])))
+        left = deque(sorted(names, key=lambda name: ENTITIES.index(name[0])))
         silent: list[tuple[Name, AwayError]] = []
         worked: set[str] = set()
         try:
-            while left and len(silent) < SILENT and not (await self._turn.look())[0]:
+            while left and len(silent) < SILENT and not (await self._turn.look()).wished:
                 name = left.popleft()
                 try:
                     if await self._work_on([name]):
@@ -356,7 +356,7 @@ class Worker:
 
     async def _park(self, name: Name, reason: Reason) -> None:
         wanted = Wanted(self._settings, await self._rows([name]))
-        student = self._student(wanted, name)
+        student = wanted.student_of(name)
         report = Report(name, wanted.asked(name), {"call": None}, reason=reason, student=student)
         await self._report([report])
 
@@ -432,20 +432,13 @@ class Worker:
 
     async def _sharing(self, todo: list[Name], wanted: Wanted, load: Any) -> list[str]:
         """These enrollments and all others of their students, who may share a seat."""
-        students = {s for name in todo if (s := self._student(wanted, name))}
+        students = {s for name in todo if (s := wanted.student_of(name))}
         students |= {s for name in todo if (s := former_student(wanted.known(name)))}
         async with self._database.transaction(self._tenant, snapshot=True) as connection:
             all_ = await dependents(connection, self._tenant, [("student", s) for s in sorted(students)])
         others = [name for name in all_ if name[0] == "enrollment"]
         await load(others)
         return [zoho_id for _, zoho_id in dict.fromkeys([*todo, *others])]
-
-    def _student(self, wanted: Wanted, name: Name) -> str | None:
-        row = wanted.row(name) if name[0] == "enrollment" else None
-        return row.fields.get("student_zoho_id") if row is not None else None
-
-    def _making_courses(self) -> AbstractAsyncContextManager[None]:
-        return making_courses(self._database, self._tenant, self._settings.moodle.timeout)
 
     async def _after(self, acts: Acts, wanted: Wanted) -> None:
         for name in acts.again:

@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 from projections.moodle.client import MoodleError
+from projections.moodle.known import ENTITIES
 from projections.moodle.turn import COURSES
 from projections.moodle.wanted import SYNCED, Wanted
-from projections.moodle.whole import ENTITIES
 from projections.moodle.worker import Worker
 from tests.harness import Ledger
 from tests.moodle.college import College
