@@ -201,8 +201,9 @@ class Wanted:
         blocked = name[0] == "enrollment" and self.blocked_by(name) is not None
         if known.asked == asked and not self._is_outdated(row, known):
             return FAILED if known.reason or blocked else SYNCED
-        has_a_seat = values_of(known.done).get("active", False)  # another one, to be given up first
-        return FAILED if blocked and not has_a_seat else QUEUED
+        if blocked and not values_of(known.done).get("active"):  # else it has another seat to give up first
+            return FAILED
+        return QUEUED
 
     def _is_outdated(self, row: Row, known: Known) -> bool:
         """Whether a refusal holds no more: a newer version came, or a rule says something else under

@@ -4,36 +4,22 @@ itself tested: it notices each of a list of defects.
 
 from __future__ import annotations
 
-import asyncio
-import importlib
-import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from types import FunctionType, ModuleType
-from typing import Any
 
-import asyncpg
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from ledger.database import ConnectionSettings, Database
 from ledger.installation import Installation
 from tests.model.machine import LedgerMachine, World
-
-COMMON = {
-    "deadline": None,
-    "database": None,
-    "suppress_health_check": list(HealthCheck),
-    "stateful_step_count": 30,
-}
+from tests.model.mutants import COMMON, ONLY_GENERATE, mutated, opened
 
 
 @pytest.fixture
 def world(installation: Installation) -> Iterator[type[World]]:
     """A loop and a pool for all examples of one test."""
-    yield from _world(installation, installation.database())
+    yield from opened(World, installation, installation.database())
 
 
 @pytest.fixture
@@ -42,16 +28,7 @@ def unbound_world(installation: Installation) -> Iterator[type[World]]:
     embedded = installation.embedded
     assert embedded is not None
     admin = ConnectionSettings(embedded.dsn(), password=embedded.password())
-    yield from _world(installation, Database(admin))
-
-
-def _world(installation: Installation, database: Database) -> Iterator[type[World]]:
-    World.loop = asyncio.new_event_loop()
-    World.installation, World.database = installation, database
-    World.loop.run_until_complete(database.open())
-    yield World
-    World.loop.run_until_complete(database.close())
-    World.loop.close()
+    yield from opened(World, installation, Database(admin))
 
 
 def test_as_the_model_has_it(world: type[World]) -> None:
@@ -116,69 +93,12 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
 }  # fmt: skip
 
 
-@contextmanager
-def _mutated(changes: list[tuple[str, str, str]], installation: Installation) -> Iterator[None]:
-    """The product with a defect in it: other code in the same functions."""
-    undo: list[Any] = []
-    try:
-        for module_name in {m for m, _, _ in changes if m != "sql"}:
-            module = importlib.import_module(module_name)
-            source = inspect.getsource(module)
-            for _, old, new in (c for c in changes if c[0] == module_name):
-                assert source.count(old) == 1, (module_name, old)
-                source = source.replace(old, new)
-            namespace: dict[str, Any] = {"__name__": module_name, "__file__": module.__file__}
-            exec(compile(source, module_name, "exec", dont_inherit=True), namespace)  # noqa: S102
-            undo += _swap_code(module, namespace)
-        for _, old, new in (c for c in changes if c[0] == "sql"):
-            sql = (Path(__file__).parents[2] / "ledger/schema/0003_append.sql").read_text()
-            assert sql.count(old) == 1
-            start = sql.index("create function ledger.load_v1")
-            original = sql[start:].replace("create function", "create or replace function")
-            asyncio.run(_execute(installation, original.replace(old, new)))
-            undo.append(lambda original=original: asyncio.run(_execute(installation, original)))
-        yield
-    finally:
-        for step in undo:
-            step()
-
-
-def _swap_code(module: ModuleType, namespace: dict[str, Any]) -> list[Any]:
-    undo = []
-    for name, mine in vars(module).items():
-        other = namespace.get(name)
-        if getattr(mine, "__module__", None) != module.__name__ or other is None:
-            continue
-        pairs = [(mine, other)]
-        if isinstance(mine, type):
-            pairs = [(f, vars(other).get(n)) for n, f in vars(mine).items()]
-        for function, replacement in pairs:
-            if isinstance(function, FunctionType) and isinstance(replacement, FunctionType):
-                if function.__code__.co_code == replacement.__code__.co_code and (
-                    function.__code__.co_consts == replacement.__code__.co_consts
-                ):
-                    continue
-                before = function.__code__
-                function.__code__ = replacement.__code__
-                undo.append(lambda f=function, code=before: setattr(f, "__code__", code))
-    assert undo, "no function is different"
-    return undo
-
-
-async def _execute(installation: Installation, sql: str) -> None:
-    assert installation.embedded is not None
-    connection = await asyncpg.connect(installation.embedded.dsn(), password=installation.embedded.password())
-    await connection.execute(sql)
-    await connection.close()
-
-
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_machine_notices(name: str, installation: Installation, request: pytest.FixtureRequest) -> None:
     """A defect makes it fail."""
     request.getfixturevalue("unbound_world" if name.startswith("tenant") else "world")
-    only_generate = {**COMMON, "phases": [Phase.generate], "derandomize": True, "print_blob": False}
-    with _mutated(MUTANTS[name], installation), pytest.raises(BaseException) as caught:  # noqa: PT011
-        run_state_machine_as_test(LedgerMachine, settings=settings(max_examples=400, **only_generate))
+    with mutated(MUTANTS[name], installation), pytest.raises(BaseException) as caught:  # noqa: PT011
+        run_state_machine_as_test(LedgerMachine, settings=settings(max_examples=400, **ONLY_GENERATE))
     # a disagreement, not an accident of the defect
     found = isinstance(caught.value, AssertionError | BaseExceptionGroup)
     assert found or "is missing" in str(caught.value), repr(caught.value)

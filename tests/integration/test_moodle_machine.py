@@ -4,36 +4,23 @@ that says so is itself tested: it notices each of a list of defects.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from ledger.installation import Installation
-from tests.integration.test_model import _mutated
 from tests.model.moodle_machine import MoodleMachine, MoodleWorld
+from tests.model.mutants import COMMON, ONLY_GENERATE, mutated, opened
 from tests.moodle.double import MoodleDouble
-
-COMMON = {
-    "deadline": None,
-    "database": None,
-    "suppress_health_check": list(HealthCheck),
-    "stateful_step_count": 30,
-}
 
 
 @pytest.fixture
-def world(installation: Installation, shared_moodle: MoodleDouble) -> Iterator[None]:
+def world(installation: Installation, shared_moodle: MoodleDouble) -> Iterator[type[MoodleWorld]]:
     """A loop, a pool and a Moodle for all examples of one test."""
-    MoodleWorld.loop = asyncio.new_event_loop()
-    MoodleWorld.installation, MoodleWorld.database = installation, installation.database()
     MoodleWorld.moodle = shared_moodle
-    MoodleWorld.loop.run_until_complete(MoodleWorld.database.open())
-    yield
-    MoodleWorld.loop.run_until_complete(MoodleWorld.database.close())
-    MoodleWorld.loop.close()
+    yield from opened(MoodleWorld, installation, installation.database())
 
 
 @pytest.mark.usefixtures("world")
@@ -75,7 +62,6 @@ QUICK = set(MUTANTS) - {"siblings are not asked before a seat is given up"}
 )
 def test_the_machine_notices(name: str, installation: Installation) -> None:
     """A defect makes it fail."""
-    only_generate = {**COMMON, "phases": [Phase.generate], "derandomize": True, "print_blob": False}
-    with _mutated(MUTANTS[name], installation), pytest.raises(BaseException) as caught:  # noqa: PT011
-        run_state_machine_as_test(MoodleMachine, settings=settings(max_examples=300, **only_generate))
+    with mutated(MUTANTS[name], installation), pytest.raises(BaseException) as caught:  # noqa: PT011
+        run_state_machine_as_test(MoodleMachine, settings=settings(max_examples=300, **ONLY_GENERATE))
     assert isinstance(caught.value, AssertionError | BaseExceptionGroup), repr(caught.value)
