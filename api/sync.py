@@ -31,7 +31,7 @@ from ledger.errors import (
 from ledger.lane import Answer, Delivery
 from ledger.seal import Origin
 from ledger.zoho.entities import Entity
-from ledger.zoho.payloads import read_payload
+from ledger.zoho.payloads import read_payload, records_of
 from ledger.zoho.records import Record
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -127,23 +127,24 @@ async def _records(
     body: bytes,
     query: bytes,
 ) -> list[Record]:
+    reader = service.reader(tenant_id)
     try:
         payload = read_payload(
             body,
             header(headers, b"content-type") or "",
             query,
+            reader.zoho_names(entity.name),
             max_records=service.settings.max_records,
         )
     except UnreadableBodyError as error:
         raise ProblemError(400, _sentence(str(error))) from None
     except TooLargeError as error:
         raise ProblemError(413, _sentence(str(error))) from None
-    reader = service.reader(tenant_id)
     records = []
-    for index, raw in enumerate(payload.records):
-        if index % _BREATH == _BREATH - 1:
+    for record in records_of(payload, reader, entity.name):
+        records.append(record)
+        if len(records) % _BREATH == 0:
             await asyncio.sleep(0)
-        records.append(reader.read(entity.name, raw, deletion=payload.deletion, suspect=payload.suspect))
     return records
 
 

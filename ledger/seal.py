@@ -7,7 +7,7 @@ import msgspec
 from ledger import digests, vault
 from ledger.codec import topic_of
 from ledger.digests import Macs
-from ledger.events import Event, MoodleReported, RecordReceived, stream_name
+from ledger.events import DELETION, Event, MoodleReported, RecordReceived, stream_name
 from ledger.vault import SubjectKey
 from ledger.zoho.entities import Entity
 from ledger.zoho.records import FUTURE, Record
@@ -54,17 +54,17 @@ def seal(
 ) -> Event:
     """The event of a record, its `chain` still empty.
 
-    A `Modified_Time` that is missing or more than ten minutes ahead counts as
-    `recorded_at`. Where the record moves under another key, the digests of the
+    A `Modified_Time` that is missing or more than ten minutes ahead states nothing: the
+    event has no `effective_at`, but for a deletion the time of receipt. Where the record moves under another key, the digests of the
     values that it keeps are made anew, since digests compare under one key only.
     """
     problems = record.problems
     effective_at = record.modified_at
-    if effective_at is None:
+    if effective_at is not None and effective_at > recorded_at + FUTURE:
+        effective_at = None
+        problems = [*problems, ("modified_time", "is in the future: the record is applied on arrival")]
+    if effective_at is None and record.flags & DELETION:
         effective_at = recorded_at
-    elif effective_at > recorded_at + FUTURE:
-        effective_at = recorded_at
-        problems = [*problems, ("modified_time", "is in the future: the time of receipt counts")]
     payload = record.payload
     if key is not None:
         payload = key.seal(payload, vault.bound_to(origin.tenant_id, stream, version))

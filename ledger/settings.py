@@ -25,7 +25,7 @@ TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 DATE_ORDERS = ("dmy", "mdy", "ymd")
 MASTER_KEY_BYTES = 32
 
-_TENANT_KEYS = {"timezone", "date_order", "zoho", "moodle", "mapping"}
+_TENANT_KEYS = {"timezone", "date_order", "currency", "zoho", "moodle", "mapping"}
 _ZOHO_KEYS = {
     "client_id", "client_secret", "refresh_token", "accounts_url", "api_url", "webhook_secret",
     "channel_token", "notify_url", "concurrency", "reconcile_every", "redact_fields",
@@ -70,10 +70,11 @@ class MoodleSettings(msgspec.Struct, frozen=True):
 
 
 class TenantSettings(msgspec.Struct, frozen=True):
-    """What one college may set for itself."""
+    """What one college may set for itself. `currency`: the ISO code of amounts that name none."""
 
     timezone: ZoneInfo = ZoneInfo("UTC")
     date_order: str = "dmy"
+    currency: str | None = None
     redact_fields: frozenset[str] = frozenset()
     moodle: MoodleSettings = MoodleSettings()
     mapping: Mapping[str, Mapping[str, tuple[str, ...]]] = msgspec.field(default_factory=dict)
@@ -378,6 +379,9 @@ def _tenant(name: str, table: Mapping[str, Any]) -> TenantSettings:
     order = table.get("date_order", "dmy")
     if order not in DATE_ORDERS:
         raise ConfigurationError(f"{where} date_order is {order!r}: use dmy, mdy or ymd")
+    currency = table.get("currency")
+    if currency is not None and not (isinstance(currency, str) and re.fullmatch("[A-Z]{3}", currency)):
+        raise ConfigurationError(f"{where} currency is {currency!r}: use an ISO code such as JOD")
     for part, known in (("zoho", _ZOHO_KEYS), ("moodle", {*MoodleSettings.__struct_fields__})):
         inner = table.get(part, {})
         if not isinstance(inner, dict):
@@ -391,6 +395,7 @@ def _tenant(name: str, table: Mapping[str, Any]) -> TenantSettings:
     return TenantSettings(
         timezone=timezone,
         date_order=order,
+        currency=currency,
         redact_fields=_names(redact),
         moodle=_moodle(MoodleSettings(), moodle, lambda key: f"{where} moodle.{key}"),
         mapping=_mapping(where, table.get("mapping", {})),

@@ -18,7 +18,6 @@ from ledger.zoho.entities import Entities, Entity
 from projections.state import (
     ACTIVE,
     DELETED,
-    NONE,
     WAITING,
     Name,
     Row,
@@ -26,7 +25,7 @@ from projections.state import (
     fingerprint,
 )
 
-VERSION = 2
+VERSION = 3
 """Of this projection; a change of its rules raises it and makes it be rebuilt."""
 
 MISSING = "missing"
@@ -159,12 +158,14 @@ class CurrentState:
         problems: list[tuple[str, str]],
     ) -> Outcome:
         merged = _Merge(rules, row, event, payload)
-        effective = _effective(event)
+        effective = event.effective_at
         if refused := self._refused(row, event, effective, merged, problems):
             return refused
 
         if merged.repeats and row.state == ACTIVE:  # nothing can follow from it
-            row.effective_at, row.own_position = effective, event.position
+            row.own_position = event.position
+            if effective is not None:
+                row.effective_at = effective
             merged.store(row)
             return Outcome("UNCHANGED", warnings=problems)
 
@@ -172,7 +173,8 @@ class CurrentState:
         after_needs = _needs(rules, merged.fields)
         waiting_for = tuple(n for n in after_needs if not _is_active(view, n))
         changes = merged.changes()
-        row.effective_at = effective
+        if effective is not None:  # else no instant was stated, and the clock stays
+            row.effective_at = effective
         row.own_position = event.position
         merged.store(row)
         if row.created_at is None:
@@ -207,26 +209,30 @@ class CurrentState:
         return outcome
 
     def _refused(
-        self, row: Row, event: Event, effective: int, merged: _Merge, problems: list[tuple[str, str]]
+        self, row: Row, event: Event, effective: int | None, merged: _Merge, problems: list[tuple[str, str]]
     ) -> Outcome | None:
         """Why a record does not count, by the first rule that fits; None where it does."""
         if lacking := merged.lacking():
             said = dict(problems)
             return Outcome("INVALID", errors=[(f, said.get(f, MISSING)) for f in lacking])
-        if row.state == DELETED and effective <= (row.effective_at or 0):
-            return Outcome("SKIPPED", "deleted")
-        if row.state != NONE and effective < (row.effective_at or 0):
-            return Outcome("SKIPPED", "stale")
+        stated = row.effective_at
+        if effective is not None and stated is not None:
+            if row.state == DELETED and effective <= stated:
+                return Outcome("SKIPPED", "deleted")
+            if effective < stated:
+                return Outcome("SKIPPED", "stale")
         if event.flags & NOT_APPROVED:
             return Outcome("SKIPPED", "not_approved")
         return None
 
     def _delete(self, view: View, row: Row, event: Event) -> Outcome:
-        effective = _effective(event)
+        effective, stated = event.effective_at, row.effective_at
+        if effective is None:  # an imported one; the ledger's own have the time of receipt
+            effective = event.recorded_at
         if row.state == DELETED:
-            row.effective_at = max(effective, row.effective_at or 0)
+            row.effective_at = effective if stated is None else max(effective, stated)
             return Outcome("UNCHANGED")
-        if row.state != NONE and effective < (row.effective_at or 0):
+        if stated is not None and effective < stated:
             return Outcome("SKIPPED", "stale")
         before_state = row.state
         _relink(view, row.name, _needs(self._rules[row.entity], row.fields), ())
@@ -409,11 +415,6 @@ def _activate(row: Row, rules: _Rules, macs: Macs | None = None) -> str:
     row.active_fingerprint = present
     row.state, row.waiting_for, row.waiting_since, row.deleted_at = ACTIVE, (), None, None
     return status
-
-
-def _effective(event: Event) -> int:
-    """The instant by which records are compared (0 is one, too)."""
-    return event.recorded_at if event.effective_at is None else event.effective_at
 
 
 def _mark(row: Row, event: Event) -> None:

@@ -73,8 +73,8 @@ class InlineState:
             return None
         if sealed_by == "zoho_id":
             return record.zoho_id or ""
-        if sealed_by in record.values:
-            return record.values[sealed_by] or ""
+        if named := record.values.get(sealed_by):
+            return named
         if record.row not in view.rows:
             raise LookupError(record.zoho_id)
         return self.known(view, record).values.get(sealed_by) or ""

@@ -37,7 +37,7 @@ from ledger.lane import Delivery, Lane
 from ledger.seal import Origin
 from ledger.settings import Settings, TenantSettings
 from ledger.zoho.entities import ENTITIES
-from ledger.zoho.payloads import read_payload
+from ledger.zoho.payloads import read_payload, records_of
 from ledger.zoho.records import Reader
 from projections.inline import InlineState
 
@@ -217,8 +217,8 @@ async def profile(home: Path, make: Callable[[], dict[str, Any]], plural: str) -
     lane = Lane("profile", database, installation.master_key, ENTITIES, InlineState(ENTITIES), render)
 
     async def post(body: bytes) -> None:
-        payload = read_payload(body, "application/json", b"")
-        records = [reader.read(entity.name, raw, suspect=payload.suspect) for raw in payload.records]
+        payload = read_payload(body, "application/json", b"", reader.zoho_names(entity.name))
+        records = list(records_of(payload, reader, entity.name))
         digest = sha256(body).digest()
         origin = Origin("profile", "sync", digest.hex()[:32])
         await lane.submit(Delivery(plural, digest.hex(), True, digest, origin, records))

@@ -32,7 +32,7 @@ from ledger.seal import Origin
 from ledger.settings import Settings, TenantSettings
 from ledger.store import EVENT_COLUMNS
 from ledger.zoho.entities import ENTITIES
-from ledger.zoho.payloads import read_payload
+from ledger.zoho.payloads import read_payload, records_of
 from ledger.zoho.records import Reader
 from projections.inline import InlineState
 from projections.queries import SQL
@@ -110,9 +110,9 @@ class Seed:
     async def post(self, plural: str, raws: list[dict[str, Any]]) -> None:
         """Appends records as one delivery."""
         body = json.dumps({"data": raws}).encode()
-        payload = read_payload(body, "application/json", b"")
         entity = ENTITIES.by_plural[plural]
-        records = [self._reader.read(entity.name, raw, suspect=payload.suspect) for raw in payload.records]
+        payload = read_payload(body, "application/json", b"", self._reader.zoho_names(entity.name))
+        records = list(records_of(payload, self._reader, entity.name))
         origin = Origin(TENANT, "sync", uuid.uuid4().hex)
         await self.lane.submit(
             Delivery(plural, origin.delivery_id, True, sha256(body).digest(), origin, records, remember=False)

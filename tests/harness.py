@@ -28,7 +28,7 @@ from ledger.settings import TenantSettings
 from ledger.unseal import Unsealer
 from ledger.vault import MasterKey
 from ledger.zoho.entities import ENTITIES, Entities
-from ledger.zoho.payloads import read_payload
+from ledger.zoho.payloads import read_payload, records_of
 from ledger.zoho.records import Reader
 from projections.fold import CurrentState, outcome_columns
 from projections.inline import InlineState
@@ -106,7 +106,7 @@ class Ledger:
         """What a POST of these records becomes."""
         entity = self.entities.by_plural[plural]
         body = json.dumps({"data": records}).encode()
-        payload = read_payload(body, "application/json", b"")
+        payload = read_payload(body, "application/json", b"", self.reader.zoho_names(entity.name))
         digest = sha256(body).digest()
         return Delivery(
             endpoint=plural,
@@ -114,10 +114,7 @@ class Ledger:
             derived=key is None,
             body_hash=digest,
             origin=Origin(self.tenant, "sync", uuid.uuid4().hex),
-            records=[
-                self.reader.read(entity.name, raw, deletion=payload.deletion, suspect=payload.suspect)
-                for raw in payload.records
-            ],
+            records=list(records_of(payload, self.reader, entity.name)),
         )
 
     async def submit(self, plural: str, records: Any, key: str | None = None) -> Answer:

@@ -18,8 +18,10 @@ class Field(msgspec.Struct, frozen=True):
     `number` names the field in stored events and never changes or returns.
     `names`: Zoho's names, the first that is present and not empty counts.
     `fallback`: names that count only while the record has no value of its own.
-    `kind`: `text`, `lookup`, `price`, `date` or `moodle_id`.
+    `kind`: `text`, `code` (text that machines compare), `lookup`, `price`, `date` or
+    `moodle_id`.
     `refers`: the entity of a lookup; with `needs` the record waits until it is there.
+    `personal`: tells of a person, or names one; never kept where no key of that person seals.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Field(msgspec.Struct, frozen=True):
     fingerprint: bool = True
     refers: str | None = None
     needs: bool = False
+    personal: bool = False
 
 
 class Entity(msgspec.Struct, frozen=True):
@@ -42,6 +45,16 @@ class Entity(msgspec.Struct, frozen=True):
     plural: str
     fields: tuple[Field, ...]
     sealed_by: str | None = None
+
+    @property
+    def is_person(self) -> bool:
+        """Whether its records are persons: each is sealed under its own key."""
+        return self.sealed_by == "zoho_id"
+
+    @property
+    def zoho_names(self) -> frozenset[str]:
+        """Every Zoho name that a canonical field is read from."""
+        return frozenset(name for field in self.fields for name in (*field.names, *field.fallback))
 
     @property
     def title(self) -> str:
@@ -69,11 +82,11 @@ STUDENT = Entity(
     "student",
     "students",
     (
-        Field("first_name", 1, ("First_Name",)),
-        Field("last_name", 2, ("Last_Name",)),
-        Field("email", 3, ("Academic_Email", "Email")),
-        Field("student_number", 4, ("Name", "Student_ID")),
-        Field("status", 5, ("Status", "status")),
+        Field("first_name", 1, ("First_Name",), personal=True),
+        Field("last_name", 2, ("Last_Name",), personal=True),
+        Field("email", 3, ("Academic_Email", "Email"), "code", personal=True),
+        Field("student_number", 4, ("Name", "Student_ID"), "code", personal=True),
+        Field("status", 5, ("Status", "status"), "code"),
         Field("program_zoho_id", 6, ("Program", "BTEC_Program"), "lookup", refers="program"),
     ),
     sealed_by="zoho_id",
@@ -91,7 +104,7 @@ PROGRAM = Entity(
             ("Moodle_ID", "MoodleID", "moodle_id", "crmnmoodle__Moodle_ID"),
             "moodle_id",
         ),
-        Field("status", 4, ("status", "Status", "Product_Active")),
+        Field("status", 4, ("status", "Status", "Product_Active"), "code"),
     ),
 )
 
@@ -109,9 +122,9 @@ CLASS = Entity(
         Field("short_name", 2, ("Short_Name", "Class_Short_Name")),
         Field("start_date", 3, ("Start_Date",), "date"),
         Field("end_date", 4, ("End_Date",), "date"),
-        Field("status", 5, ("status", "Status", "Class_Status")),
+        Field("status", 5, ("status", "Status", "Class_Status"), "code"),
         Field("program_zoho_id", 6, ("BTEC_Program", "Program"), "lookup", refers="program"),
-        Field("teacher_zoho_id", 7, ("Teacher",), "lookup", fingerprint=False),
+        Field("teacher_zoho_id", 7, ("Teacher",), "lookup", fingerprint=False, personal=True),
         Field("unit_zoho_id", 8, ("Unit",), "lookup", fingerprint=False),
         Field("moodle_id", 9, ("Moodle_Class_ID",), "moodle_id", fingerprint=False),
     ),
@@ -129,6 +142,7 @@ ENROLLMENT = Entity(
             required=True,
             refers="student",
             needs=True,
+            personal=True,
         ),
         Field(
             "class_zoho_id",
@@ -140,7 +154,7 @@ ENROLLMENT = Entity(
             needs=True,
         ),
         Field("program_zoho_id", 3, ("BTEC_Program", "Program"), "lookup", refers="program"),
-        Field("status", 4, ("status", "Status")),
+        Field("status", 4, ("status", "Status"), "code"),
         Field("start_date", 5, ("Start_Date",), "date"),
         Field("end_date", 6, ("End_Date",), "date", fingerprint=False),
     ),

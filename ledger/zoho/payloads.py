@@ -2,12 +2,15 @@
 
 Zoho's workflow webhooks arrive as JSON, as a form, in the query, under any content
 type; Deluge sends maps as text, JSON inside JSON, form fields `data`, `payload` or
-`arguments`. So the content type is a hint only: what the bytes are is tried.
+`arguments`. So the content type is a hint only: what the bytes are is tried. Every
+record of a body is found, in the order in which they stand; a body of which a part
+would be lost, or that has two meanings, is refused as a whole.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from decimal import Decimal, InvalidOperation
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
@@ -16,12 +19,16 @@ import msgspec
 import multipart
 
 from ledger.errors import TooLargeError, UnreadableBodyError
-from ledger.zoho.records import says_delete
+from ledger.zoho.charsets import UTF_8, Charset, named_charset, with_mark
+from ledger.zoho.records import Reader, Record, says_delete
+from ledger.zoho.values import ID_NAMES, is_empty, visible
 
 MAX_DEPTH = 64
-_ENVELOPES = ("data", "records")
-_FORM_FIELDS = ("data", "payload", "arguments")
+ENVELOPES = ("data", "records", "payload", "arguments")
 _MAX_FIELDS = 10_000
+
+Fields = list[tuple[str, str]]
+"""A form's fields, in the order in which they stand."""
 
 
 def _exact(text: str) -> Decimal:
@@ -36,30 +43,42 @@ _decoder = msgspec.json.Decoder(float_hook=_exact)
 
 
 class Payload(msgspec.Struct):
-    """The records of one body, still as decoded JSON. `deletion`: the envelope says
-    that they are gone. `suspect`: NUL or lone surrogates are possible in them.
+    """The records of one body, still as decoded JSON. `deleted`: the places of those of which
+    their envelope says that they are gone. `suspect`: NUL or lone surrogates are possible in
+    them.
     """
 
-    records: list[Any]
-    deletion: bool = False
+    records: list[Any] = []
+    deleted: set[int] = set()
     suspect: bool = True
 
 
-def read_payload(body: bytes, content_type: str, query: bytes, *, max_records: int = 10_000) -> Payload:
-    """The records of a POST.
+def read_payload(
+    body: bytes, content_type: str, query: bytes, names: frozenset[str], *, max_records: int = 10_000
+) -> Payload:
+    """The records of a POST. `names`: the Zoho names of the entity, which tell a record from
+    an envelope.
 
     Raises `UnreadableBodyError` (nothing in it can be used) or `TooLargeError`.
     """
     value: Any = _NOT_JSON
-    if body[:1] in (b"{", b"[") and content_type.startswith("application/json"):
+    if body[:1] in (b"{", b"[") and content_type.lower() in _USUAL:
         try:
             value = _decoder.decode(body)  # nearly every request
             if body.count(b"{") + body.count(b"[") > MAX_DEPTH:
                 _check_depth(value)
+            _check_twice(body)
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             value = _NOT_JSON
     usual = value is not _NOT_JSON
-    payload = _records(value if usual else _unusual(body, content_type, query))
+    found = _Records(names)
+    if usual:
+        found.add_body(value)
+    else:
+        _unusual(found, body, content_type, query)
+    if query and body.strip():
+        _check_query(query, names)
+    payload = found.payload
     payload.suspect = not usual or b"\\u" in body
     if len(payload.records) > max_records:
         raise TooLargeError(
@@ -69,6 +88,14 @@ def read_payload(body: bytes, content_type: str, query: bytes, *, max_records: i
     return payload
 
 
+def records_of(payload: Payload, reader: Reader, entity_name: str) -> Iterator[Record]:
+    """The records of a payload, read one by one as they are asked for."""
+    for index, raw in enumerate(payload.records):
+        gone = index in payload.deleted
+        yield reader.read(entity_name, raw, deletion=gone, suspect=payload.suspect)
+
+
+_USUAL = frozenset({"application/json", "application/json; charset=utf-8", "application/json;charset=utf-8"})
 _NOT_JSON = object()
 
 
@@ -82,15 +109,14 @@ def _json(data: bytes | str) -> Any:
         value = _tolerant_json(data)
     if value is not _NOT_JSON:
         _check_depth(value)
+        _check_twice(data)
     return value
 
 
 def _tolerant_json(data: bytes | str) -> Any:
     # lone surrogates, a byte order mark, UTF-16: the standard library reads them
     try:
-        if isinstance(data, bytes):
-            data = data.decode(json.detect_encoding(data), "surrogatepass")
-        return json.loads(data, parse_float=_exact, parse_constant=_refuse_constant)
+        return json.loads(_as_text(data), parse_float=_exact, parse_constant=_refuse_constant)
     except RecursionError:
         _too_deep()
     except (json.JSONDecodeError, UnicodeError):
@@ -100,6 +126,32 @@ def _tolerant_json(data: bytes | str) -> Any:
             "a number in the body cannot be kept exactly: it is not finite, or it has thousands "
             "of digits, or an exponent out of range"
         ) from None
+
+
+def _as_text(data: bytes | str) -> str:
+    text = data.decode(json.detect_encoding(data), "surrogatepass") if isinstance(data, bytes) else data
+    return text.removeprefix("\ufeff")
+
+
+def _check_twice(data: bytes | str) -> None:
+    """Raises where one object holds the same envelope twice: a decoder keeps the last one only."""
+    if isinstance(data, bytes):
+        twice = any(data.count(name) > 1 for name in _QUOTED_BYTES) or b"\\u00" in data or b"\0" in data
+    else:
+        twice = any(data.count(name) > 1 for name in _QUOTED) or "\\u00" in data
+    if twice:
+        json.loads(_as_text(data), parse_float=str, parse_int=str, object_pairs_hook=_refuse_twice)
+
+
+_QUOTED = tuple(f'"{name}"' for name in ENVELOPES)
+_QUOTED_BYTES = tuple(name.encode() for name in _QUOTED)
+
+
+def _refuse_twice(pairs: list[tuple[str, Any]]) -> None:
+    keys = [key for key, _ in pairs if key in ENVELOPES]
+    if len(keys) != len(set(keys)):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise UnreadableBodyError(f"an object holds {twice!r} twice: send its records in one list")
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -124,24 +176,30 @@ def _check_depth(value: Any) -> None:
         _too_deep()
 
 
-def _unusual(body: bytes, content_type: str, query: bytes) -> Any:
+def _unusual(found: _Records, body: bytes, content_type: str, query: bytes) -> None:
+    charset = named_charset(content_type)
     stripped = body.strip()
     if not stripped:
-        fields = _form(query)
+        fields = _form(query, charset)
         if not fields:
             raise UnreadableBodyError("the body is empty: send a record, a list of records, or a form")
-        return fields
+        found.add_form(fields)
+        return
     if stripped.startswith(b"--"):
-        return _multipart(stripped, content_type)
+        found.add_form(_multipart(stripped, content_type, charset))
+        return
     if body[:2] == b"\x1f\x8b":
         raise UnreadableBodyError("the body is compressed: send it plain")
-    value = _json(body)
+    text = (with_mark(body) or charset).text(body) if with_mark(body) or not charset.is_utf_8 else None
+    value = _json(body if text is None else text)
     if value is not _NOT_JSON:
-        return value
+        found.add_body(value)
+        return
     if stripped[:1] == b"<":
         raise UnreadableBodyError("the body is XML or HTML: send JSON or a form")
     if b"=" in stripped and stripped[:1] not in b'{["':
-        return _form(stripped)
+        found.add_form(_form(stripped, charset))
+        return
     raise UnreadableBodyError(f"the body is neither JSON nor a form: {_reason(body)}")
 
 
@@ -155,35 +213,41 @@ def _reason(body: bytes) -> str:
     return "no reason"
 
 
-def _form(encoded: bytes) -> dict[str, Any]:
+def _form(encoded: bytes, charset: Charset) -> Fields:
+    if with_mark(encoded) or not charset.is_ascii_like:
+        encoded, charset = (
+            (with_mark(encoded) or charset).text(encoded).encode("utf-8", "surrogatepass"),
+            UTF_8,
+        )
     try:
-        # what is no UTF-8 becomes U+FFFD later, with a warning
         pairs = parse_qsl(
-            encoded.decode("utf-8", "surrogateescape"),
+            encoded.decode("latin-1"),  # so that a character is a byte, escaped or not
             keep_blank_values=True,
             max_num_fields=_MAX_FIELDS,
-            errors="surrogateescape",
+            encoding="latin-1",
         )
     except ValueError as error:
         raise UnreadableBodyError(f"the form cannot be read: {error}") from None
-    return _unwrapped(dict(pairs))
+    return [
+        (charset.text(name.encode("latin-1")), charset.text(text.encode("latin-1"))) for name, text in pairs
+    ]
 
 
-def _multipart(body: bytes, content_type: str) -> dict[str, Any]:
+def _multipart(body: bytes, content_type: str, charset: Charset) -> Fields:
     told = multipart.parse_options_header(content_type)[1].get("boundary", "")
     seen = body.split(b"\n", 1)[0].strip()[2:].decode("latin-1")
     reason: Exception | None = None
     for boundary in dict.fromkeys((told or seen, seen)):  # what the header says may be wrong
         try:
-            if fields := _parts(body, boundary):
-                return _unwrapped(fields)
+            if parts := _parts(body, boundary):
+                return _fields(parts, charset)
         except (multipart.MultipartError, ValueError, AssertionError) as error:
             reason = reason or error
     raise UnreadableBodyError(f"the multipart form cannot be read: {reason or 'it has no fields'}")
 
 
-def _parts(body: bytes, boundary: str) -> dict[str, Any]:
-    fields: dict[str, str] = {}
+def _parts(body: bytes, boundary: str) -> list[tuple[Any, bytes]]:
+    parts: list[tuple[Any, bytes]] = []
     with multipart.PushMultipartParser(boundary, max_segment_count=_MAX_FIELDS) as parser:
         segment, value = None, bytearray()
         for part in parser.parse(body):
@@ -191,48 +255,182 @@ def _parts(body: bytes, boundary: str) -> dict[str, Any]:
                 segment, value = part, bytearray()
             elif part:
                 value += part
-            elif segment is not None and segment.name is not None:
-                fields[segment.name] = value.decode("utf-8", "surrogateescape")
+            elif segment is not None:
+                parts.append((segment, bytes(value)))
+    return parts
+
+
+def _fields(parts: Iterable[tuple[Any, bytes]], charset: Charset) -> Fields:
+    """The texts of a multipart form. A file that is no text is left out, unless it stands where
+    records should.
+    """
+    parts = list(parts)
+    for segment, value in parts:
+        if segment.name == "_charset_":  # the one that the other fields are written in (HTML)
+            charset = named_charset(f"text/plain; charset={value.decode('latin-1').strip()}")
+    fields = []
+    for segment, value in parts:
+        if not segment.name:
+            raise UnreadableBodyError("a part of the multipart form has no name: name it as in the record")
+        own = named_charset(segment.header("Content-Type", "") or "", charset)
+        try:
+            fields.append((segment.name, (with_mark(value) or own).text(value)))
+        except UnreadableBodyError:
+            if segment.filename is None or segment.name in ENVELOPES:
+                raise
     return fields
 
 
-def _unwrapped(fields: dict[str, Any]) -> dict[str, Any]:
-    """Form fields as a body: `data`, `payload` and `arguments` hold it as JSON text."""
-    for name in _FORM_FIELDS:
-        if name in fields:
-            inner = _json(fields[name])
-            if inner is _NOT_JSON:
-                raise UnreadableBodyError(f"the form field {name} does not hold JSON")
-            rest = {key: value for key, value in fields.items() if key != name}
-            return {**rest, "data": inner}
-    return fields
+def _check_query(query: bytes, names: frozenset[str]) -> None:
+    """Raises where the query of a request with a body holds records as well."""
+    inner = _Records(names)
+    try:
+        inner.add_form(_form(query, UTF_8))
+    except UnreadableBodyError:
+        return
+    if any(inner.is_record(record) for record in inner.payload.records):
+        raise UnreadableBodyError("both the body and the query hold records: send all of them in the body")
 
 
-def _records(value: Any) -> Payload:
-    value = _decoded(value)
-    if value is _NOT_JSON:
-        raise UnreadableBodyError("the body is a text that holds no JSON")
-    if isinstance(value, list):
-        return Payload(value)
-    if not isinstance(value, dict):
-        raise UnreadableBodyError("the body holds no record: send an object or a list of objects")
-    is_record = "id" in value or "ID" in value
-    wrong, empty = None, None
-    for name in _ENVELOPES:
-        if name in value:
-            inner = _unpacked(value[name])
-            if inner is None:
-                wrong = wrong or name
-            elif inner.records:
-                inner.deletion = inner.deletion or says_delete(value)
-                return inner
+class _Records:
+    """The records of a body as they are found."""
+
+    def __init__(self, names: frozenset[str]) -> None:
+        self._names = names
+        self._level = 0
+        self.payload = Payload([], set())
+
+    def is_record(self, value: Any) -> bool:
+        """Whether a value has an id of its own and a Zoho name of the entity."""
+        return type(value) is dict and _has_own_id(value) and not self._names.isdisjoint(value)
+
+    def add_body(self, value: Any) -> None:
+        """What a whole body says. Raises `UnreadableBodyError`."""
+        value = _decoded(value)
+        if value is _NOT_JSON:
+            raise UnreadableBodyError("the body is a text that holds no JSON")
+        if not isinstance(value, dict | list):
+            raise UnreadableBodyError("the body holds no record: send an object or a list of objects")
+        if isinstance(value, list):
+            self._add_list(value, gone=False)
+        else:
+            self._add_object(value, list(value.items()), gone=False, whole=True)
+
+    def add_form(self, fields: Fields) -> None:
+        """What a form says: a record, or envelopes as JSON text. A field that comes twice with
+        two values is a list of both. Raises `UnreadableBodyError`.
+        """
+        record: dict[str, Any] = {}
+        for name, text in fields:
+            values = record.setdefault(name, [])
+            if text not in values:
+                values.append(text)
+        record = {name: values[0] if len(values) == 1 else values for name, values in record.items()}
+        pairs: list[tuple[str, Any]] = list(fields)
+        self._add_object(record, pairs, gone=False, whole=True)
+
+    def _add_list(self, values: list[Any], *, gone: bool) -> None:
+        records = self.payload.records
+        for value in values:
+            if type(value) is dict and not any(name in value for name in ENVELOPES):
+                if gone:
+                    self.payload.deleted.add(len(records))
+                records.append(value)
             else:
-                empty = inner
-    if is_record or not (wrong or empty):
-        return Payload([value])
-    if empty is None:
-        raise UnreadableBodyError(f"the value of {wrong!r} should be a record or a list of records")
-    return empty
+                self._add(value, gone=gone)
+
+    def _add(self, value: Any, *, gone: bool) -> None:
+        """One element: a record, an envelope, or either of them as JSON text."""
+        self._level += 1
+        if self._level > MAX_DEPTH:
+            _too_deep()
+        decoded = _decoded(value)
+        if isinstance(decoded, dict):
+            self._add_object(decoded, list(decoded.items()), gone=gone, whole=False)
+        elif isinstance(decoded, list) and isinstance(value, str):
+            self._add_list(decoded, gone=gone)
+        else:
+            self._add_record(value, gone=gone)
+        self._level -= 1
+
+    def _add_record(self, value: Any, *, gone: bool) -> None:
+        if gone:
+            self.payload.deleted.add(len(self.payload.records))
+        self.payload.records.append(value)
+
+    def _add_object(
+        self, value: dict[str, Any], pairs: list[tuple[str, Any]], *, gone: bool, whole: bool
+    ) -> None:
+        """A record, or an envelope whose fields are read in the order in which they stand.
+        `whole`: it is the body, so that what cannot be read makes it unreadable.
+        """
+        inside = [(name, inner) for name, inner in pairs if name in ENVELOPES]
+        if not inside:
+            self._add_record(value, gone=gone)
+        elif self.is_record(value):
+            self._refuse_two_meanings(inside)
+            self._add_record(value, gone=gone)
+        elif envelopes := self._envelopes(value, inside, whole=whole):
+            gone = gone or says_delete(value)
+            for envelope in envelopes:
+                if isinstance(envelope, list):
+                    self._add_list(envelope, gone=gone)
+                else:
+                    self._add(envelope, gone=gone)
+        else:
+            self._add_record(value, gone=gone)
+
+    def _refuse_two_meanings(self, inside: list[tuple[str, Any]]) -> None:
+        for name, inner in inside:
+            if self._holds_records(inner):
+                raise UnreadableBodyError(
+                    f"an object is a record and holds records in its field {name!r}, so it has two "
+                    "meanings: send each record once, in one list"
+                )
+
+    def _envelopes(
+        self, value: dict[str, Any], inside: list[tuple[str, Any]], *, whole: bool
+    ) -> list[dict[str, Any] | list[Any]]:
+        """What an envelope's fields hold, decoded; nothing where the object is a record after
+        all, which has an id or a field of the entity.
+        """
+        read: list[dict[str, Any] | list[Any]] = []
+        wrong = []
+        for name, inner in inside:
+            decoded = _decoded(inner)
+            if isinstance(decoded, dict | list):
+                read.append(decoded)
+            elif not is_empty(inner):
+                wrong.append((name, inner))
+        may_be_record = not whole or _has_own_id(value) or not self._names.isdisjoint(value)
+        for name, inner in wrong:
+            if _looks_like_json(inner) if read else not may_be_record:
+                raise UnreadableBodyError(f"{name!r} should hold a record or a list of records, as JSON")
+        if not (read or may_be_record):
+            raise UnreadableBodyError(
+                f"{inside[0][0]!r} is empty: it should hold a record or a list of records"
+            )
+        return [] if _has_own_id(value) and not any(read) else read
+
+    def _holds_records(self, value: Any) -> bool:
+        """Whether records of the entity stand in a field, as JSON text or below other envelopes."""
+        inner = _Records(self._names)
+        decoded = _decoded(value)
+        if isinstance(decoded, list):
+            inner._add_list(decoded, gone=False)
+        elif isinstance(decoded, dict):
+            inner._add(decoded, gone=False)
+        return any(self.is_record(record) for record in inner.payload.records)
+
+
+def _has_own_id(value: dict[str, Any]) -> bool:
+    return any(
+        not (isinstance(own, dict | list) or is_empty(own)) for name in ID_NAMES if (own := value.get(name))
+    )
+
+
+def _looks_like_json(value: Any) -> bool:
+    return not isinstance(value, str) or visible(value).lstrip()[:1] in ("{", "[", '"')
 
 
 def _decoded(value: Any) -> Any:
@@ -242,13 +440,3 @@ def _decoded(value: Any) -> Any:
             break
         value = _json(value)
     return value
-
-
-def _unpacked(value: Any) -> Payload | None:
-    """The records in an envelope's field; None where it is no envelope after all."""
-    value = _decoded(value)
-    if isinstance(value, list):
-        return Payload(value)
-    if isinstance(value, dict):
-        return _records(value)
-    return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -14,24 +14,19 @@ from ledger.errors import ConfigurationError
 from ledger.events import DELETION, NOT_APPROVED, REPORTS, UNUSABLE, RecordReceived
 from ledger.settings import TenantSettings
 from ledger.zoho import values
+from ledger.zoho.amounts import currency_code, read_price
+from ledger.zoho.dates import read_date, read_instant
 from ledger.zoho.entities import Entities, Entity, Field
+from ledger.zoho.kept import BUILT_IN_REDACTION, REDACTED, Keeping
 from ledger.zoho.values import UnreadableError
 
 FUTURE = 10 * clock.MINUTE
 """A `Modified_Time` further ahead than this is not believed."""
 
-REDACTED = "[redacted]"
-BUILT_IN_REDACTION = frozenset({
-    "academic_password", "password", "passwd", "moodle_password", "portal_password",
-    "passport", "passport_number", "passport_no",
-    "national_number", "national_id", "national_id_number", "national_no",
-    "client_secret", "access_token", "refresh_token", "secret",
-})  # fmt: skip
+MAPPING = 2
+"""The version of the rules by which records are read; it stands in each event."""
 
-_DROPPED = frozenset({"owner", "created_by", "modified_by"})
-_LOOKUP_KEYS = frozenset({"id", "name", "email"})
 _DELETE_WORDS = frozenset({"delete", "deleted", "remove", "removed", "trash"})
-_ID_NAMES = ("id", "ID")
 
 _encode_record = msgspec.json.Encoder(decimal_format="number").encode
 
@@ -78,31 +73,38 @@ def check_mappings(entities: Entities, tenants: Mapping[str, TenantSettings]) ->
 
 
 class Reader:
-    """Reads one tenant's records: its mapping, zone, date order and redaction."""
+    """Reads one tenant's records: its mapping, zone, date order, currency and redaction."""
 
     def __init__(self, entities: Entities, tenant: TenantSettings) -> None:
         self._tenant = tenant
-        self._redacted = BUILT_IN_REDACTION | tenant.redact_fields
-        self._fate: dict[str, int] = {}
         self._entities = {
             entity.name: entity.with_names(tenant.mapping.get(entity.name, {})) for entity in entities
+        }
+        redacted = BUILT_IN_REDACTION | tenant.redact_fields
+        self._kept = {
+            name: Keeping(entity, self._entities.values(), redacted)
+            for name, entity in self._entities.items()
         }
         self._lookups = {
             name: {zoho_name for f in entity.fields if f.kind == "lookup" for zoho_name in f.names}
             for name, entity in self._entities.items()
         }
 
+    def zoho_names(self, entity_name: str) -> frozenset[str]:
+        """The names under which this tenant's records keep the fields of an entity."""
+        return self._entities[entity_name].zoho_names
+
     def read(self, entity_name: str, raw: Any, *, deletion: bool = False, suspect: bool = True) -> Record:
         """A record of this entity from a decoded JSON value.
 
-        `deletion`: the envelope says that the records are gone. `suspect`: NUL or
+        `deletion`: the envelope says that the record is gone. `suspect`: NUL or
         lone surrogates are possible in it. Never raises on bad input: what cannot be
         used is in `flags` and `problems`.
         """
         entity = self._entities[entity_name]
         if not isinstance(raw, dict):
             problem = ("id", f"missing, since the record is {values.masked(raw)} instead of an object")
-            return self._unusable(entity, raw, problem)
+            return self._unusable(entity, raw, [problem])
         problems: list[tuple[str, str]] = []
         for name in self._lookups[entity.name] & raw.keys():
             if (value := raw[name]) is not (decoded := values.lookup_in(value)):
@@ -110,17 +112,16 @@ class Reader:
         if suspect:
             raw, bad = _without_bad_characters(raw)
             problems = [(name, _REPLACED) for name in sorted({_canonical_name(entity, n) for n in bad})]
-        try:
-            zoho_id = next((i for n in _ID_NAMES if (i := values.read_id(raw.get(n))) is not None), None)
-        except UnreadableError as error:
-            return self._unusable(entity, raw, ("id", str(error)))
+        zoho_id, unread = self._first(values.ID_NAMES, raw, values.read_id, values.is_empty)
         if zoho_id is None:
-            return self._unusable(entity, raw, ("id", "missing"))
+            return self._unusable(entity, raw, [("id", text) for text in unread[:1] or ["missing"]])
+        problems += [("id", text) for text in unread]
         canonical, provisional = self._canonical(entity, raw, problems)
         received = RecordReceived(
-            record=msgspec.Raw(_encode_record(self._kept(entity, raw, problems))),
+            record=msgspec.Raw(_encode_record(self._kept[entity.name].of(raw))),
             values=canonical,
             provisional=provisional,
+            mapping=MAPPING,
         )
         return Record(
             entity=entity.name,
@@ -134,137 +135,96 @@ class Reader:
             payload=encode(received),
         )
 
-    def _unusable(self, entity: Entity, raw: Any, problem: tuple[str, str]) -> Record:
-        kept = _clean(raw)
-        strict = entity.sealed_by is None
-        if isinstance(kept, dict):
-            kept = self._reduced_object(kept, strict=strict)
-        else:
-            kept = self._reduced(kept, strict=strict)
-        received = RecordReceived(record=msgspec.Raw(_encode_record(kept)), values={})
-        return Record(entity.name, None, None, UNUSABLE, {}, (), [problem], encode(received))
+    def _unusable(self, entity: Entity, raw: Any, problems: list[tuple[str, str]]) -> Record:
+        kept = self._kept[entity.name].of(_clean(raw))
+        received = RecordReceived(record=msgspec.Raw(_encode_record(kept)), values={}, mapping=MAPPING)
+        return Record(entity.name, None, None, UNUSABLE, {}, (), problems, encode(received))
 
     def _canonical(
         self, entity: Entity, raw: dict[str, Any], problems: list[tuple[str, str]]
     ) -> tuple[dict[str, str | None], tuple[str, ...]]:
+        """The fields that came, and those of them that are stand-ins. A field that cannot be read
+        counts as absent; a required one as empty, so that the record is not used.
+        """
         canonical: dict[str, str | None] = {}
         provisional: list[str] = []
+        kept = self._kept[entity.name]
         for field in entity.fields:
-            is_empty = values.is_empty_lookup if field.kind == "lookup" else values.is_empty
-            present = [self._source(raw, name) for name in field.names if name in raw]
-            chosen = next((v for v in present if not is_empty(v)), None)
-            if chosen is None and field.fallback:
-                chosen = next(
-                    (
-                        s
-                        for n in field.fallback
-                        if n in raw and not values.is_empty(s := self._source(raw, n))
-                    ),
-                    None,
-                )
-                if chosen is not None and not present:
-                    provisional.append(field.name)
-            if chosen is None:
-                if present:
-                    canonical[field.name] = None
+            present = [name for name in field.names if name in raw]
+            if not present and not field.fallback:
                 continue
-            try:
-                canonical[field.name] = self._value(field, chosen)
-            except UnreadableError as error:
-                canonical[field.name] = None
-                problems.append((field.name, str(error)))
+            is_empty = values.is_empty_lookup if field.kind == "lookup" else values.is_empty
+
+            def read(value: Any, field: Field = field) -> str | None:
+                return self._value(field, value, raw)
+
+            found, unread = self._first(present, raw, read, is_empty, kept)
+            if found is None and field.fallback:
+                found, more = self._first(field.fallback, raw, read, is_empty, kept)
+                if found is not None and (unread or not present):
+                    provisional.append(field.name)
+                if present:
+                    problems += [(field.name, text) for text in more]
+            problems += [(field.name, text) for text in unread]
+            if found is not None or (field.required if unread else present):
+                canonical[field.name] = found
         return canonical, tuple(provisional)
 
-    def _source(self, raw: dict[str, Any], name: str) -> Any:
-        """A field's value as it may be used: one that is redacted is so here too."""
-        value = raw[name]
-        if self._fate_of(name) == _REDACT and not values.is_empty(value):
-            return REDACTED
-        return value
+    def _first(
+        self,
+        names: Iterable[str],
+        raw: dict[str, Any],
+        read: Callable[[Any], str | None],
+        is_empty: Callable[[Any], bool],
+        kept: Keeping | None = None,
+    ) -> tuple[str | None, list[str]]:
+        """The first of a field's names whose value is neither empty nor unreadable, as it is read,
+        and what was unreadable before it.
+        """
+        unread: list[str] = []
+        for name in names:
+            if name not in raw or is_empty(value := raw[name]):
+                continue
+            if kept is not None and kept.is_redacted(name):
+                value = REDACTED
+            try:
+                found = read(value)
+            except UnreadableError as error:
+                unread.append(f"unreadable in {name}: {error}")
+                continue
+            if found is not None:
+                return found, unread
+        return None, unread
 
-    def _value(self, field: Field, value: Any) -> str | None:
-        if value is REDACTED and field.kind != "text":
-            raise UnreadableError("is redacted by the configuration")
-        if field.kind == "text":
-            return value if type(value) is str else values.read_text(value)
+    def _value(self, field: Field, value: Any, raw: dict[str, Any]) -> str | None:
         if field.kind == "lookup":
+            if value is REDACTED:
+                raise UnreadableError("is redacted by the configuration")
             return values.read_lookup(value)
+        if type(value) is list:
+            value = values.single(value)
+        if field.kind == "text":
+            return values.read_text(value)
+        if field.kind == "code":
+            return values.read_code(value)
+        if value is REDACTED:
+            raise UnreadableError("is redacted by the configuration")
         if field.kind == "date":
-            return values.read_date(value, self._tenant.date_order, self._tenant.timezone)
+            return read_date(value, self._tenant.date_order, self._tenant.timezone)
         if field.kind == "price":
-            return values.read_price(value)
+            return read_price(value, currency_code(raw.get("Currency")) or self._tenant.currency)
         return values.read_moodle_id(value)
 
     def _modified_at(self, raw: dict[str, Any], problems: list[tuple[str, str]]) -> int | None:
-        given = raw.get("Modified_Time")
+        given = values.single(raw.get("Modified_Time"))
         if values.is_empty(given):
             return None
         try:
-            return values.read_instant(given, self._tenant.date_order, self._tenant.timezone)
+            return read_instant(given, self._tenant.date_order, self._tenant.timezone)
         except UnreadableError as error:
-            problems.append(("modified_time", str(error)))
+            problems.append(("modified_time", f"unreadable: {error}; the record is applied on arrival"))
             return None
 
-    def _kept(self, entity: Entity, raw: dict[str, Any], problems: list[tuple[str, str]]) -> Any:
-        """What is stored of a record. One that is not sealed keeps no name of a person where
-        a lookup should be.
-        """
-        kept = self._reduced_object(raw, strict=entity.sealed_by is None)
-        if entity.sealed_by is None:
-            unread = {field for field, _ in problems}
-            for field in entity.fields:
-                if field.kind == "lookup" and field.name in unread:
-                    kept.update({name: REDACTED for name in field.names if kept.get(name)})
-        return kept
-
-    def _reduced(self, value: Any, *, strict: bool) -> Any:
-        """What is kept of a value: no `$` fields, no users, lookups as their ids, secrets and
-        identity numbers replaced. `strict`: whatever has an id and a name is a lookup.
-        """
-        if isinstance(value, dict):
-            if _is_lookup(value, strict=strict):
-                return {"id": next(value[name] for name in _ID_NAMES if name in value)}
-            return self._reduced_object(value, strict=strict)
-        if isinstance(value, list):
-            return [self._reduced(inner, strict=strict) for inner in value]
-        return value
-
-    def _reduced_object(self, value: dict[str, Any], *, strict: bool) -> dict[str, Any]:
-        kept = {}
-        for key, inner in value.items():
-            fate = self._fate.get(key)
-            if fate is None:
-                fate = self._fate_of(key)
-            if fate == _KEEP:
-                kind = type(inner)
-                kept[key] = self._reduced(inner, strict=strict) if kind is dict or kind is list else inner
-            elif fate == _REDACT:
-                kept[key] = REDACTED if inner is not None else None
-        return kept
-
-    def _fate_of(self, key: str) -> int:
-        if (known := self._fate.get(key)) is not None:
-            return known
-        low = key.lower()
-        fate = _KEEP
-        if low in self._redacted:
-            fate = _REDACT
-        elif low in _DROPPED or key.startswith("$"):
-            fate = _DROP
-        if len(self._fate) < _FATES:
-            self._fate[key] = fate
-        return fate
-
-
-def _is_lookup(value: dict[str, Any], *, strict: bool) -> bool:
-    if len(value) < 2 or not any(name in value for name in _ID_NAMES):
-        return False
-    low = {key.lower() for key in value}
-    return low <= _LOOKUP_KEYS or (strict and any(key.endswith(("name", "email")) for key in low))
-
-
-_KEEP, _DROP, _REDACT = range(3)
-_FATES = 10_000  # distinct keys remembered; a bound against invented ones
 
 _BAD = re.compile("[\x00\ud800-\udfff]")
 
@@ -288,7 +248,7 @@ def _canonical_name(entity: Entity, zoho_name: str) -> str:
     for field in entity.fields:
         if zoho_name in field.names:
             return field.name
-    return "id" if zoho_name in _ID_NAMES else "other"
+    return "id" if zoho_name in values.ID_NAMES else "other"
 
 
 def _clean(value: Any) -> Any:
@@ -301,28 +261,30 @@ def _clean(value: Any) -> Any:
     return value
 
 
+def _word(value: Any) -> str:
+    """A flag of Zoho as it is compared: without blanks, invisible characters and case."""
+    value = values.single(value)
+    return values.visible(value).strip().lower() if isinstance(value, str) else ""
+
+
 def says_delete(envelope: Mapping[str, Any]) -> bool:
     """Whether an `operation` or `event_type` says that the record is gone."""
-    for name in ("operation", "event_type"):
-        word = envelope.get(name)
-        if isinstance(word, str) and word.strip().lower() in _DELETE_WORDS:
-            return True
-    return False
+    return any(
+        _word(envelope[name]) in _DELETE_WORDS for name in ("operation", "event_type") if name in envelope
+    )
 
 
 def _says_deleted(raw: dict[str, Any]) -> bool:
-    status = raw.get("Record_Status__s")
-    if isinstance(status, str):
-        status = status.strip().lower()
-    gone = status in ("trash", "0") or (status == 0 and not isinstance(status, bool))
-    return gone or says_delete(raw)
+    status = values.single(raw.get("Record_Status__s"))
+    gone = status == 0 and not isinstance(status, bool)
+    return gone or _word(status) in ("trash", "0") or says_delete(raw)
 
 
 def _is_not_approved(raw: dict[str, Any]) -> bool:
-    status, state, approved = raw.get("Record_Status__s"), raw.get("$state"), raw.get("$approved")
+    approved = values.single(raw.get("$approved"))
     return (
-        (isinstance(status, str) and status.strip().lower() == "draft")
-        or (isinstance(state, str) and state.strip().lower() == "draft")
+        _word(raw.get("Record_Status__s")) == "draft"
+        or _word(raw.get("$state")) == "draft"
         or approved is False
-        or (isinstance(approved, str) and approved.strip().lower() == "false")
+        or _word(approved) == "false"
     )

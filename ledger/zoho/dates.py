@@ -1,0 +1,308 @@
+"""Days and instants as Zoho and people write them.
+
+A day is what was written; a time, a zone or AM/PM behind it is dropped for a date and
+used for an instant. Numbers are epoch milliseconds (13 digits) or seconds (10 digits).
+Nothing is guessed: two dates, words, a year of no college, or a day of another order of
+figures are unreadable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
+from decimal import Decimal
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from ledger import clock
+from ledger.zoho.values import UnreadableError, masked, visible, western
+
+FIRST_YEAR, LAST_YEAR = 1900, 2200
+
+_LONGEST = 120  # characters; JavaScript's longest form has about 70
+_MONTHS = {
+    name: number
+    for number, names in enumerate(
+        (
+            "jan january", "feb february", "mar march", "apr april", "may", "jun june", "jul july",
+            "aug august", "sep sept september", "oct october", "nov november", "dec december",
+        ),
+        start=1,
+    )
+    for name in names.split()
+}  # fmt: skip
+_WEEKDAYS = r"(?:mon|tues?|wed(?:nes)?|thu(?:rs?)?|fri|sat(?:ur)?|sun)(?:day)?"
+_SEP = r"[\s,./-]+"
+_MONTH = "|".join(sorted(_MONTHS, key=len, reverse=True))
+_DAY = re.compile(
+    rf"(?:{_WEEKDAYS}\b[\s,.]*)?(?:"
+    rf"(?P<y1>\d{{4}}){_SEP}(?:(?P<m1>\d{{1,2}})|(?P<n1>{_MONTH})){_SEP}(?P<d1>\d{{1,2}})"
+    r"|(?P<y2>\d{4})(?P<m2>\d{2})(?P<d2>\d{2})"
+    rf"|(?P<a3>\d{{1,2}}){_SEP}(?P<b3>\d{{1,2}}){_SEP}(?P<y3>\d{{4}})"
+    rf"|(?P<d4>\d{{1,2}})(?:st|nd|rd|th)?[\s,./-]*(?:of\s)?(?P<n4>{_MONTH})[\s,./-]*(?P<y4>\d{{4}})"
+    rf"|(?P<n5>{_MONTH}){_SEP}(?P<d5>\d{{1,2}})(?:st|nd|rd|th)?{_SEP}(?P<y5>\d{{4}})"
+    r")(?!\d)",
+    re.IGNORECASE | re.ASCII,
+)
+_HALF = r"(?:[ap]\.?\s?m\.?|\u0635|\u0645)"  # the letters are those of Arabic clocks
+_BETWEEN = re.compile(r"\s?,?\s?(?:at\s|t(?=\d))?", re.IGNORECASE)
+_TIME = re.compile(
+    rf"(?P<hour>\d{{1,2}}):(?P<minute>\d{{2}})(?::(?P<second>\d{{2}})(?:[.,](?P<part>\d{{1,9}}))?)?"
+    rf"(?:\s*(?P<half>{_HALF})(?![a-z]))?"
+    rf"|(?P<hour12>\d{{1,2}})\s*(?P<half12>{_HALF})(?![a-z])"
+    rf"|(?<=t)(?P<hour24>\d{{2}})(?:(?P<minute24>\d{{2}})(?P<second24>\d{{2}})?)?(?:[.,]\d+)?(?!\d)"
+    rf"|(?P<half0>{_HALF})(?![a-z])",
+    re.IGNORECASE | re.ASCII,
+)
+_OFFSET = re.compile(
+    r"(?:(?:utc|gmt)\s?)?(?P<sign>[+-])(?P<hours>\d{1,2})(?::?(?P<minutes>\d{2}))?(?::?00)?"
+    r"|(?P<utc>z|utc|gmt|\(utc\)|\(gmt\))",
+    re.IGNORECASE | re.ASCII,
+)
+_ZONE_NAME = re.compile(r"\[?(?P<name>[A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9_+-]+)+)\]?", re.ASCII)
+_IN_BRACKETS = re.compile(r"\s*(?:\([^()\d]*\)|\[[A-Za-z_/+-]+\])")
+_ABBREVIATION = re.compile(r"\(?(?P<word>[A-Z]{2,5})\)?(?![A-Za-z])")
+# The only words for zones that mean one offset everywhere (RFC 2822, section 4.3), in hours
+_KNOWN_ZONES = {
+    "EST": -5, "EDT": -4, "CST": -6, "CDT": -5, "MST": -7, "MDT": -6, "PST": -8, "PDT": -7,
+}  # fmt: skip
+# Others that are zones, of several places or of one whose offset has changed
+_ZONE_WORDS = frozenset(_KNOWN_ZONES) | frozenset(
+    [
+        "ACDT",
+        "ACST",
+        "ADT",
+        "AEDT",
+        "AEST",
+        "AKDT",
+        "AKST",
+        "AMT",
+        "ART",
+        "AST",
+        "AWST",
+        "BRT",
+        "BST",
+        "CAT",
+        "CEST",
+        "CET",
+        "COT",
+        "EAT",
+        "EEST",
+        "EET",
+        "GST",
+        "HKT",
+        "HST",
+        "IDT",
+        "IRST",
+        "IST",
+        "JST",
+        "KST",
+        "MSK",
+        "NZDT",
+        "NZST",
+        "PHT",
+        "PKT",
+        "SAST",
+        "SGT",
+        "TRT",
+        "UZT",
+        "WAT",
+        "WEST",
+        "WET",
+        "WIB",
+    ]
+)
+_EPOCH = re.compile(r"(\d{13}|\d{10})(?:\.\d+)?", re.ASCII)
+_DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"), "-") | {0x060C: ","}
+_MAX_OFFSET = 15 * 60  # minutes
+
+
+class _Moment(msgspec.Struct):
+    """A day with what stands behind it. `zone` is None where none is named, and the word
+    itself where it may mean several.
+    """
+
+    day: date
+    time: time | None = None
+    next_day: bool = False
+    zone: tzinfo | str | None = None
+
+
+def read_date(value: Any, order: str, zone: tzinfo) -> str:
+    """A calendar date as ISO text. `order` of figures is `dmy`, `mdy` or `ymd`; `zone` is the
+    one in which an epoch number is a day. Raises `UnreadableError`.
+    """
+    if type(value) is str and len(value) == 10 and value.isascii() and value[4] == "-" == value[7]:
+        try:
+            day = date.fromisoformat(value)  # nearly every date
+        except ValueError:
+            pass
+        else:
+            _check_year(day.year)
+            return value
+    instant = _epoch(value)
+    if instant is not None:
+        moment = _UNIX + timedelta(microseconds=instant)
+        _check_year(moment.year)
+        return moment.astimezone(zone).date().isoformat()
+    return _moment(value, order, "a date").day.isoformat()
+
+
+def read_instant(value: Any, order: str, zone: tzinfo) -> int:
+    """`Modified_Time` as microseconds since 1970 UTC, in all the forms of a date; without an
+    offset in the tenant's zone. Raises `UnreadableError`.
+    """
+    if type(value) is str and value[4:5] == "-" == value[7:8] and value[10:11] in ("T", " "):
+        try:
+            moment = datetime.fromisoformat(value)  # nearly every instant
+        except ValueError:
+            pass
+        else:
+            _check_year(moment.year)
+            return clock.from_datetime(moment if moment.tzinfo else moment.replace(tzinfo=zone))
+    instant = _epoch(value)
+    if instant is not None:
+        _check_year((_UNIX + timedelta(microseconds=instant)).year)
+        return instant
+    found = _moment(value, order, "an instant")
+    if isinstance(found.zone, str):
+        raise UnreadableError("names its zone by a word that means several: send an offset such as +03:00")
+    try:
+        at = datetime.combine(found.day, found.time or time(), found.zone or zone)
+        return clock.from_datetime(at + timedelta(days=1) if found.next_day else at)
+    except (ValueError, OverflowError):
+        raise UnreadableError("is out of the range of instants") from None
+
+
+_UNIX = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _epoch(value: Any) -> int | None:
+    """Microseconds, where a number or a text is epoch milliseconds or seconds."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, Decimal):
+        value = f"{value:f}" if -9 < value.adjusted() < 20 and len(value.as_tuple().digits) < 40 else ""
+    elif isinstance(value, int):
+        value = str(value) if value.bit_length() < 64 else ""
+    if not isinstance(value, str) or len(value) > _LONGEST:
+        return None
+    found = _EPOCH.fullmatch(western(visible(value)).strip())
+    if found is None:
+        return None
+    return int(Decimal(found[0]) * (1000 if len(found[1]) == 13 else 1_000_000))
+
+
+def _check_year(year: int) -> None:
+    if not FIRST_YEAR <= year <= LAST_YEAR:
+        raise UnreadableError(f"is in a year outside {FIRST_YEAR} to {LAST_YEAR}")
+
+
+def _moment(value: Any, order: str, what: str) -> _Moment:
+    problem = UnreadableError(f"should be {what} ({order} or ISO), is {masked(value)}")
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value) if value.bit_length() < 64 else ""  # 20260624
+    if not isinstance(value, str) or len(value) > _LONGEST:
+        raise problem
+    text = " ".join(western(visible(value)).translate(_DASHES).split())
+    found = _DAY.match(text)
+    if found is None:
+        raise problem
+    moment = _Moment(_day(found, order))
+    _tail(text, found.end(), moment, problem)
+    return moment
+
+
+def _day(found: re.Match[str], order: str) -> date:
+    """The day that the figures and words mean. Groups that end in the same figure are of one form."""
+    part = {name[:-1]: text for name, text in found.groupdict().items() if text is not None}
+    if "a" in part:
+        return _ordered(int(part["y"]), int(part["a"]), int(part["b"]), order)
+    year, day = int(part["y"]), int(part["d"])
+    month = _MONTHS[part["n"].lower()] if "n" in part else int(part["m"])
+    _check_year(year)
+    try:
+        return date(year, month, day)
+    except ValueError:
+        raise UnreadableError("is not a date of the calendar") from None
+
+
+def _ordered(year: int, first: int, second: int, order: str) -> date:
+    """Two figures before a year, in the college's order."""
+    _check_year(year)
+    readings: dict[str, date] = {}
+    for name, (day, month) in (("dmy", (first, second)), ("mdy", (second, first))):
+        with contextlib.suppress(ValueError):
+            readings[name] = date(year, month, day)
+    if order in readings:
+        return readings[order]
+    if readings:
+        other = " or ".join(readings)
+        raise UnreadableError(f"is no date in the order {order}, but one in {other}: see date_order")
+    raise UnreadableError("is not a date of the calendar")
+
+
+def _tail(text: str, at: int, moment: _Moment, problem: UnreadableError) -> None:
+    """Reads what stands behind the day: a time, then a zone, then nothing."""
+    if (found := _BETWEEN.match(text, at)) is not None:
+        at = found.end()
+    if (found := _TIME.match(text, at)) is not None:
+        _set_time(found, moment, problem)
+        at = found.end()
+    at = _blank(text, at)
+    if at < len(text):
+        at = _set_zone(text, at, moment, problem)
+    if _blank(text, at) < len(text):
+        raise problem
+
+
+def _blank(text: str, at: int) -> int:
+    return at + 1 if text[at : at + 1] == " " else at
+
+
+def _set_time(found: re.Match[str], moment: _Moment, problem: UnreadableError) -> None:
+    part = found.groupdict()
+    half = part["half"] or part["half12"] or part["half0"]
+    if part["half0"]:
+        return
+    hour = int(part["hour"] or part["hour12"] or part["hour24"])
+    minute = int(part["minute"] or part["minute24"] or 0)
+    second = int(part["second"] or part["second24"] or 0)
+    if half is not None and hour <= 12:
+        hour = hour % 12 + (12 if half[0] in "pP\u0645" else 0)
+    elif half is not None and half[0] not in "pP\u0645":
+        raise problem  # 14:05 AM
+    if (hour, minute, second) == (24, 0, 0):
+        hour, moment.next_day = 0, True
+    try:
+        moment.time = time(hour, minute, second, int((part["part"] or "0").ljust(6, "0")[:6]))
+    except ValueError:
+        raise problem from None
+
+
+def _set_zone(text: str, at: int, moment: _Moment, problem: UnreadableError) -> int:
+    if (found := _OFFSET.match(text, at)) is not None and not text[found.end() : found.end() + 1].isalnum():
+        if found["utc"]:
+            moment.zone = UTC
+        else:
+            minutes = int(found["hours"]) * 60 + int(found["minutes"] or 0)
+            if minutes > _MAX_OFFSET or int(found["minutes"] or 0) > 59:
+                raise problem
+            moment.zone = timezone(timedelta(minutes=-minutes if found["sign"] == "-" else minutes))
+        in_brackets = _IN_BRACKETS.match(text, found.end())
+        return in_brackets.end() if in_brackets else found.end()
+    if (found := _ZONE_NAME.match(text, at)) is not None:
+        try:
+            moment.zone = ZoneInfo(found["name"])
+        except (ValueError, OSError, KeyError):
+            raise problem from None
+        return found.end()
+    found = _ABBREVIATION.match(text, at)
+    if found is not None and moment.time is not None and found["word"] in _ZONE_WORDS:
+        hours = _KNOWN_ZONES.get(found["word"])
+        moment.zone = found["word"] if hours is None else timezone(timedelta(hours=hours))
+        return found.end()
+    raise problem

@@ -1,0 +1,176 @@
+"""What is stored of a record: enough to prove and to read it again, and no person in the clear.
+
+Records of persons are sealed under their own key and keep what was sent, without users,
+secrets and identity numbers. All others keep of nested objects and rows only ids: a class
+may list its students, an enrollment may copy the words of another student.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from ledger.zoho.entities import Entity
+from ledger.zoho.values import (
+    ID_NAMES,
+    UnreadableError,
+    has_id,
+    is_empty,
+    is_shown,
+    lookup_in,
+    read_id,
+    visible,
+)
+
+REDACTED = "[redacted]"
+BUILT_IN_REDACTION = frozenset({
+    "academic_password", "password", "passwd", "moodle_password", "portal_password",
+    "passport", "passport_number", "passport_no",
+    "national_number", "national_id", "national_id_number", "national_no",
+    "client_secret", "access_token", "refresh_token", "secret",
+})  # fmt: skip
+
+_USERS = frozenset({"owner", "created_by", "modified_by"})
+_OF_EVERY_RECORD = frozenset(
+    {*ID_NAMES, "Name", "Modified_Time", "Record_Status__s", "operation", "event_type"}
+)
+_API_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
+_ADDRESS = re.compile(r"\S@\S")
+_ZOHO_ID = re.compile(r"(?:zcrm_)?\d{15,20}", re.ASCII)
+
+_KEEP, _DROP, _REDACT, _OPEN, _ID, _PERSON_ID = range(6)
+_FATES = 10_000  # distinct keys remembered; a bound against invented ones
+
+
+class Keeping:
+    """What is stored of the records of one entity.
+
+    `entities`: all of them under the tenant's Zoho names, which say where persons are named.
+    `redacted`: field names in lower case whose values are never stored.
+    """
+
+    def __init__(self, entity: Entity, entities: Iterable[Entity], redacted: frozenset[str]) -> None:
+        self._is_person = entity.is_person
+        self._redacted = redacted
+        self._mapped = {n for f in entity.fields if f.kind != "lookup" for n in (*f.names, *f.fallback)}
+        self._lookups = {n for f in entity.fields if f.kind == "lookup" for n in f.names}
+        personal = [f for e in entities for f in e.fields if f.personal]
+        self._named = {n.lower() for f in personal if f.kind == "lookup" for n in f.names}
+        words = {n.lower() for f in personal if f.kind != "lookup" for n in f.names}
+        self._personal = words - {"name"}  # what any record is called
+        self._copied = tuple(f"{name}_" for name in (*self._named, *_USERS))  # Student_Name
+        self._fates: dict[str, int] = {}
+
+    def is_redacted(self, key: str) -> bool:
+        """Whether a field's value is never stored, and so not read either."""
+        return self._fate_of(key) == _REDACT
+
+    def of(self, value: Any) -> Any:
+        """What is kept of a record, or of what came instead of one."""
+        if isinstance(value, dict):
+            return self._record(value)
+        return value if self._is_person and not isinstance(value, list) else self._nested(value)
+
+    def _record(self, record: dict[str, Any]) -> dict[str, Any]:
+        kept = {}
+        for key, value in record.items():
+            fate = self._fates.get(key)
+            if fate is None:
+                fate = self._fate_of(key)
+            if fate == _DROP:
+                continue
+            if fate == _REDACT:
+                kept[key] = REDACTED if value is not None else None
+                continue
+            kind = type(value)
+            if kind is dict or kind is list:
+                kept[key] = self._nested(value, mapped=fate == _KEEP)
+            elif fate == _KEEP:
+                kept[key] = value
+            else:
+                kept[key] = self._scalar(value, fate)
+        return kept
+
+    def _scalar(self, value: Any, fate: int) -> Any:
+        """A text or number of a record that no key of its own seals."""
+        if value is None or value is True or value is False:
+            return value
+        if fate == _OPEN:
+            if type(value) is not str:
+                return value
+            if value.lstrip()[:1] in ("{", "[") and not is_empty(value):  # as forms carry rows
+                decoded = lookup_in(value)
+                return REDACTED if decoded is value else self._nested(decoded)
+            return REDACTED if _ADDRESS.search(value) else value
+        return value if _is_id(value) and (fate == _ID or _has_figure(value)) else REDACTED
+
+    def _nested(self, value: Any, *, mapped: bool = False, in_list: bool = False) -> Any:
+        """What is kept of an object or a list. `mapped`: a field is read from it."""
+        if isinstance(value, list):
+            return [self._nested(inner, mapped=mapped, in_list=True) for inner in value]
+        if isinstance(value, dict):
+            if self._is_person and not _is_other_record(value, in_list=in_list):
+                return self._record(value)
+            return self._ids(value)
+        if self._is_person or mapped or value is None or isinstance(value, bool):
+            return value
+        return value if _ZOHO_ID.fullmatch(str(value).strip()) else REDACTED
+
+    def _ids(self, value: dict[str, Any]) -> dict[str, Any]:
+        """An object without all but its id and the ids below it."""
+        kept: dict[str, Any] = {}
+        if has_id(value):
+            own = next((value[n] for n in ID_NAMES if not is_empty(value.get(n))), None)
+            kept["id"] = own if own is None or _is_id(own) else REDACTED
+        for key, inner in value.items():
+            if isinstance(inner, dict | list) and self._fate_of(key) not in (_DROP, _REDACT):
+                kept[key] = self._ids_below(inner)
+        return kept
+
+    def _ids_below(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return self._ids(value)
+        return [self._ids_below(inner) for inner in value if isinstance(inner, dict | list)]
+
+    def _fate_of(self, key: str) -> int:
+        if (known := self._fates.get(key)) is not None:
+            return known
+        fate = self._judged(key)
+        if len(self._fates) < _FATES:
+            self._fates[key] = fate
+        return fate
+
+    def _judged(self, key: str) -> int:
+        low = key.lower()
+        if low in self._redacted:
+            return _REDACT
+        if low in _USERS or key.startswith("$"):
+            return _DROP
+        if self._is_person or key in self._mapped or key in _OF_EVERY_RECORD:
+            return _KEEP
+        if key in self._lookups:
+            return _ID
+        if low in self._named:
+            return _PERSON_ID
+        if low in self._personal or low.startswith(self._copied):
+            return _REDACT
+        return _OPEN if _API_NAME.fullmatch(key) else _DROP
+
+
+def _is_other_record(value: dict[str, Any], *, in_list: bool) -> bool:
+    """Whether an object inside a record is another record, a lookup, and not a row of its own."""
+    return has_id(value) and not (in_list and any(key.lower() == "parent_id" for key in value))
+
+
+def _is_id(value: Any) -> bool:
+    """Whether a value can be an id: neither a name for people nor an address, nor a list."""
+    try:
+        found = read_id(value)
+    except UnreadableError:
+        return False
+    return found is None or not (is_shown(found) or found[0] in "{[")
+
+
+def _has_figure(value: Any) -> bool:
+    return is_empty(value) or any(c.isdecimal() for c in visible(str(value)))
