@@ -140,10 +140,10 @@ def test_back_to_what_it_was_is_an_update() -> None:
 
 
 def test_the_epoch_is_an_instant() -> None:
-    """A `Modified_Time` of 0 is older than anything, not missing."""
+    """An instant of 0 is older than anything, not missing."""
     story = Story()
     story.when("program", {"id": "P", "Product_Name": "x", "Modified_Time": "2024-01-01T00:00:00Z"})
-    old = {"id": "P", "Product_Name": "old", "Modified_Time": 0}
+    old = {"id": "P", "Product_Name": "old", "Modified_Time": "1970-01-01T00:00:00Z"}
     assert story.when("program", old).reason == "stale"
     assert story.when("program", {**old, "operation": "delete"}).reason == "stale"
 
@@ -209,7 +209,106 @@ def test_unreadable_required_field() -> None:
     """A lookup without an id makes an enrollment invalid, and the error says why."""
     outcome = Story().when("enrollment", {"id": "E", "Student": "Layla Nasser", "Class": "C"})
     assert outcome.status == "INVALID"
-    assert outcome.errors == [("student_zoho_id", "looks like a display name or an address, not like an id")]
+    said = "unreadable in Student: looks like a display name or an address, not like an id"
+    assert outcome.errors == [("student_zoho_id", said)]
+
+
+UNREADABLE = [
+    ("class", {"End_Date": "2026-12-31"}, {"End_Date": "2026-12-32"}, "end_date"),
+    ("class", {"Start_Date": "2026-12-31"}, {"Start_Date": "31/12/2026 or later"}, "start_date"),
+    ("class", {"Teacher": "T1"}, {"Teacher": "Mr Smith"}, "teacher_zoho_id"),
+    ("class", {"Status": "Active"}, {"Status": ["a", "b"]}, "status"),
+    ("class", {"Status": "Active"}, {"Status": "${!Class.Status}d"}, "status"),
+    ("program", {"Price": 5}, {"Price": "on request"}, "price"),
+    ("program", {"Moodle_ID": 5}, {"Moodle_ID": {"a": 1}}, "moodle_id"),
+    ("student", {"Email": "a@b.c"}, {"Email": {"a": 1}}, "email"),
+    ("student", {"Program": "P"}, {"Program": [{"id": "P"}, {"id": "Q"}]}, "program_zoho_id"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("entity", "good", "bad", "field"), UNREADABLE)
+def test_what_cannot_be_read_does_not_wipe_what_is_known(
+    entity: str, good: dict[str, Any], bad: dict[str, Any], field: str
+) -> None:
+    """It counts as absent, with a warning; an unknown record gets no value."""
+    required = {"Product_Name": "x", "Class_Name": "x", "Last_Name": "x"}
+    story = Story()
+    story.when(entity, {"id": "1", **required, **good})
+    known = story.row(entity, "1").fields[field]
+    outcome = story.when(entity, {"id": "1", **bad})
+    assert (outcome.status, [f for f, _ in outcome.warnings]) == ("UNCHANGED", [field])
+    assert story.row(entity, "1").fields[field] == known is not None
+    outcome = story.when(entity, {"id": "2", **required, **bad})
+    assert (outcome.status, [f for f, _ in outcome.warnings]) == ("NEW", [field])
+    assert story.row(entity, "2").fields.get(field) is None
+
+
+@pytest.mark.parametrize(
+    ("entity", "good", "bad", "field"),
+    [
+        ("program", {"Product_Name": "x"}, {"Product_Name": {"a": 1}}, "name"),
+        ("class", {"Class_Name": "x"}, {"Class_Name": ["a", "b"]}, "name"),
+        ("enrollment", {"Student": "S", "Class": "C"}, {"Student": "Mr Smith"}, "student_zoho_id"),
+        ("enrollment", {"Student": "S", "Class": "C"}, {"Class": [{"id": 1}, {"id": 2}]}, "class_zoho_id"),
+    ],
+)
+def test_a_required_value_that_cannot_be_read(
+    entity: str, good: dict[str, Any], bad: dict[str, Any], field: str
+) -> None:
+    """The record is INVALID, known or not, and the state stays."""
+    story = enrolled()
+    story.when(entity, {"id": "1", **good})
+    before = story.row(entity, "1").fields
+    for zoho_id in ("1", "2"):
+        outcome = story.when(entity, {"id": zoho_id, **bad})
+        assert outcome.status == "INVALID"
+        assert [(f, said.startswith("unreadable in ")) for f, said in outcome.errors if f == field] == [
+            (field, True)
+        ]
+    assert story.row(entity, "1").fields == before
+
+
+def test_an_unreadable_name_of_a_class_yields_to_its_stand_in() -> None:
+    """A stand-in then, so that it never replaces a real name."""
+    story = Story()
+    bad = {"id": "C", "Class_Name": ["a", "b"], "Short_Name": "A1"}
+    outcome = story.when("class", bad)
+    assert (outcome.status, [f for f, _ in outcome.warnings]) == ("NEW", ["name"])
+    assert story.row("class", "C").fields["name"] == "A1"
+    story.when("class", {"id": "C", "Class_Name": "Algebra"})
+    story.when("class", {**bad, "Short_Name": "A2"})
+    assert story.row("class", "C").fields["name"] == "Algebra"
+
+
+def test_a_record_that_states_no_instant_does_not_move_the_clock() -> None:
+    """A full version stated earlier than a thin push arrived is still newer than the state."""
+    story = Story()
+    day = "2025-06-01T{}:00:00Z".format
+    story.when("program", {"id": "P", "Product_Name": "a", "Modified_Time": day("10")})
+    assert story.when("program", {"id": "P", "Price": 5}).status == "UPDATED"
+    assert (
+        story.when("program", {"id": "P", "Product_Name": "b", "Modified_Time": day("11")}).status
+        == "UPDATED"
+    )
+    assert (
+        story.when("program", {"id": "P", "Product_Name": "c", "Modified_Time": day("10")}).reason == "stale"
+    )
+    assert story.when("program", {"id": "P", "Status": "x", "Modified_Time": "soon"}).status == "UPDATED"
+    assert (
+        story.when("program", {"id": "P", "Product_Name": "d", "Modified_Time": day("12")}).status
+        == "UPDATED"
+    )
+
+
+def test_a_tombstone_has_the_time_of_receipt() -> None:
+    """Where it states none; a record without an instant is applied on arrival all the same."""
+    story = Story()
+    story.when("program", {"id": "P", "Product_Name": "a"})
+    assert story.when("program", {"id": "P", "operation": "delete"}, at=T0 + clock.DAY).status == "DELETED"
+    late = {"id": "P", "Product_Name": "b", "Modified_Time": "2026-01-01T12:00:00Z"}
+    assert story.when("program", late, at=T0 + 2 * clock.DAY).reason == "deleted"
+    assert story.when("program", {"id": "P", "Product_Name": "c"}).status == "NEW"
+    assert story.when("program", late, at=T0 + 3 * clock.DAY).reason == "stale"
 
 
 def test_provisional_name() -> None:
@@ -229,13 +328,14 @@ def test_fingerprint_does_not_concatenate() -> None:
     assert story.when("student", {"id": "S", "First_Name": None, "Last_Name": "abc"}).status == "UPDATED"
 
 
-def test_future_modified_time_counts_as_receipt() -> None:
+def test_a_future_modified_time_states_nothing() -> None:
     """A clock that is ahead does not lock later records out."""
     story = Story()
     ahead = {"id": "P", "Product_Name": "x", "Modified_Time": "2099-01-01T00:00:00Z"}
     outcome = story.when("program", ahead)
-    assert outcome.warnings == [("modified_time", "is in the future: the time of receipt counts")]
-    assert story.when("program", {"id": "P", "Product_Name": "y"}).status == "UPDATED"
+    assert outcome.warnings == [("modified_time", "is in the future: the record is applied on arrival")]
+    past = {"id": "P", "Product_Name": "y", "Modified_Time": "2020-01-01T00:00:00Z"}
+    assert story.when("program", past).status == "UPDATED"
 
 
 def test_a_failing_handler_leaves_no_trace() -> None:

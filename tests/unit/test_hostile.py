@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ledger.errors import UnreadableBodyError
 from ledger.settings import TenantSettings
 from ledger.zoho.entities import ENTITIES
-from ledger.zoho.payloads import read_payload
+from ledger.zoho.payloads import read_payload, records_of
 from ledger.zoho.records import Reader
 
 READER = Reader(ENTITIES, TenantSettings())
@@ -52,11 +52,10 @@ def test_any_json(entity: str, raw: list[Any]) -> None:
     except ValueError:  # Python itself refuses to write numbers of so many digits
         return
     try:
-        payload = read_payload(body, "application/json", b"")
+        payload = read_payload(body, "application/json", b"", READER.zoho_names(entity))
     except UnreadableBodyError:
         return
-    for found in payload.records:
-        record = READER.read(entity, found, deletion=payload.deletion, suspect=payload.suspect)
+    for record in records_of(payload, READER, entity):
         msgspec.json.decode(record.payload)
         assert b"\x00" not in record.payload
         for value in (
@@ -76,9 +75,8 @@ def test_any_json(entity: str, raw: list[Any]) -> None:
 def test_any_bytes(body: bytes, content_type: str, query: bytes) -> None:
     """Any body is records or one clear refusal."""
     try:
-        payload = read_payload(body, content_type, query)
+        payload = read_payload(body, content_type, query, READER.zoho_names("student"))
     except UnreadableBodyError as error:
         assert str(error)  # noqa: PT017  (either way is right)
         return
-    for found in payload.records:
-        READER.read("student", found, deletion=payload.deletion, suspect=payload.suspect)
+    assert len(list(records_of(payload, READER, "student"))) == len(payload.records)

@@ -9,7 +9,17 @@ from urllib.parse import quote_plus, urlencode
 import pytest
 
 from ledger.errors import TooLargeError, UnreadableBodyError
-from ledger.zoho.payloads import read_payload
+from ledger.zoho import payloads
+from ledger.zoho.entities import ENTITIES
+from ledger.zoho.payloads import Payload
+
+NAMES = ENTITIES["student"].zoho_names
+
+
+def read_payload(body: bytes, content_type: str, query: bytes, **limits: int) -> Payload:
+    """The records of a body that was sent to the students."""
+    return payloads.read_payload(body, content_type, query, NAMES, **limits)
+
 
 RECORD = {"id": "1", "Name": "x"}
 TEXT = json.dumps(RECORD)
@@ -55,7 +65,7 @@ def test_same_record(body: str, content_type: str, query: str) -> None:
     """Every shape gives the same record; the content type is a hint only."""
     payload = read_payload(body.encode(), content_type, query.encode())
     assert payload.records == [RECORD]
-    assert not payload.deletion
+    assert not payload.deleted
 
 
 def test_utf_16() -> None:
@@ -80,7 +90,7 @@ def test_unreadable(body: str) -> None:
 def test_envelope_that_deletes(name: str, operation: str) -> None:
     """The envelope may say that its records are gone."""
     body = json.dumps({name: operation, "data": [RECORD]}).encode()
-    assert read_payload(body, "application/json", b"").deletion
+    assert read_payload(body, "application/json", b"").deleted == {0}
 
 
 def _nested(depth: int) -> bytes:
@@ -128,3 +138,238 @@ def test_a_file_beside_the_fields() -> None:
     )
     payload = read_payload(body.encode() + b"\xff\xfe\r\n--b1--\r\n", "multipart/form-data; boundary=b1", b"")
     assert {k: payload.records[0][k] for k in ("id", "Name")} == RECORD
+
+
+OTHER = {"id": "2", "Last_Name": "y"}
+THIRD = {"id": "3", "Email": "z"}
+
+
+def form(*pairs: tuple[str, Any]) -> bytes:
+    """A form, values that are no text as JSON."""
+    return urlencode([(n, v if isinstance(v, str) else json.dumps(v)) for n, v in pairs]).encode()
+
+
+def parts(*pairs: tuple[str, Any]) -> bytes:
+    """The same as a multipart form."""
+    written = [
+        f'--b1\r\nContent-Disposition: form-data; name="{n}"\r\n\r\n{v if isinstance(v, str) else json.dumps(v)}\r\n'
+        for n, v in pairs
+    ]
+    return ("".join(written) + "--b1--\r\n").encode()
+
+
+TWO = [
+    (("data", RECORD), ("data", OTHER)),
+    (("data", [RECORD]), ("data", [OTHER])),
+    (("payload", RECORD), ("arguments", OTHER)),
+    (("arguments", RECORD), ("payload", [OTHER])),
+    (("records", RECORD), ("data", {"data": OTHER})),
+    (("data", RECORD), ("source", "crm"), ("payload", ""), ("records", [OTHER])),
+    (("data", "null"), ("data", [RECORD, OTHER])),
+]
+
+
+@pytest.mark.parametrize("write", [form, parts])
+@pytest.mark.parametrize("pairs", TWO)
+def test_every_envelope_of_a_form_is_read(write: Any, pairs: Any) -> None:
+    """In the order in which they stand."""
+    assert read_payload(write(*pairs), "multipart/form-data; boundary=b1", b"").records == [RECORD, OTHER]
+    if write is form:
+        assert read_payload(b"", "", write(*pairs)).records == [RECORD, OTHER]
+
+
+@pytest.mark.parametrize(
+    ("body", "records"),
+    [
+        ({"data": [RECORD], "records": [OTHER]}, [RECORD, OTHER]),
+        ({"records": [RECORD], "data": OTHER}, [RECORD, OTHER]),
+        ({"payload": RECORD, "arguments": json.dumps([OTHER])}, [RECORD, OTHER]),
+        ({"data": {"data": RECORD, "records": [OTHER]}}, [RECORD, OTHER]),
+        ({"data": [RECORD, {"data": [OTHER, THIRD]}]}, [RECORD, OTHER, THIRD]),
+        ([{"data": RECORD}, {"records": [OTHER]}], [RECORD, OTHER]),
+        ([RECORD, json.dumps(OTHER)], [RECORD, OTHER]),
+        ([json.dumps([RECORD, OTHER]), THIRD], [RECORD, OTHER, THIRD]),
+        ({"data": [RECORD], "records": []}, [RECORD]),
+        ({"data": [], "records": None, "payload": "${!x}"}, []),
+        ({"data": [RECORD], "payload": "webhook"}, [RECORD]),
+        ({"status": "success", "data": [RECORD]}, [RECORD]),
+        ({"id": "request", "data": [RECORD]}, [RECORD]),
+        ({"id": "9", "data": []}, [{"id": "9", "data": []}]),
+        ({"id": "9", "data": "note"}, [{"id": "9", "data": "note"}]),
+        ({"Name": "no id", "payload": ""}, [{"Name": "no id", "payload": ""}]),
+        ([{"data": "note"}, RECORD], [{"data": "note"}, RECORD]),
+    ],
+)
+def test_every_envelope_of_json_is_read(body: Any, records: list[Any]) -> None:
+    """Beside each other, inside each other, in lists, as text."""
+    assert read_payload(json.dumps(body).encode(), "application/json", b"").records == records
+
+
+@pytest.mark.parametrize("name", payloads.ENVELOPES)
+@pytest.mark.parametrize(
+    "value",
+    ["evening group", "", None, 5, [], ["a"], {"a": 1}, [{"id": "ROW", "Item": "books"}], '{"id": "ROW"}'],
+)
+def test_a_record_with_a_field_that_is_called_like_an_envelope(name: str, value: Any) -> None:
+    """It has an id and a field of the entity, so it is a record, and keeps that field."""
+    record = {**RECORD, name: value}
+    assert read_payload(json.dumps(record).encode(), "application/json", b"").records == [record]
+    assert read_payload(json.dumps({"data": [record]}).encode(), "", b"").records == [record]
+    text = value if isinstance(value, str) else json.dumps(value)
+    for write in (form, parts):
+        found = read_payload(write(*record.items()), "multipart/form-data; boundary=b1", b"").records
+        assert found == [{**RECORD, name: text}]
+
+
+@pytest.mark.parametrize("name", payloads.ENVELOPES)
+@pytest.mark.parametrize(
+    "inner", [OTHER, [OTHER], {"records": [OTHER]}, [json.dumps(OTHER)], json.dumps({"data": OTHER})]
+)
+def test_a_record_that_holds_records_has_two_meanings(name: str, inner: Any) -> None:
+    """Nothing of it is taken."""
+    record = {**RECORD, name: inner}
+    for body in (record, [record], {"data": record}, {"records": [OTHER, record]}):
+        with pytest.raises(UnreadableBodyError, match="two meanings"):
+            read_payload(json.dumps(body).encode(), "application/json", b"")
+    for write in (form, parts):
+        with pytest.raises(UnreadableBodyError, match="two meanings"):
+            read_payload(write(*record.items()), "multipart/form-data; boundary=b1", b"")
+
+
+@pytest.mark.parametrize("name", payloads.ENVELOPES)
+@pytest.mark.parametrize("written", ['"{0}"', '"\\u00{1:02x}{2}"'])
+def test_the_same_envelope_twice_in_one_object(name: str, written: str) -> None:
+    """JSON keeps one of them only, so the body is refused; in two objects it is fine."""
+    key = written.format(name, ord(name[0]), name[1:])
+    twice = f'{{"{name}": [{TEXT}], {key}: [{json.dumps(OTHER)}]}}'
+    for body in (twice, f"[{twice}]", json.dumps({"data": twice}), json.dumps(twice), "\ufeff" + twice):
+        with pytest.raises(UnreadableBodyError, match="twice"):
+            read_payload(body.encode(), "application/json", b"")
+    with pytest.raises(UnreadableBodyError, match="twice"):
+        read_payload(form(("data", twice)), "", b"")
+    with pytest.raises(UnreadableBodyError, match="twice"):
+        read_payload(twice.encode("utf-16"), "application/json", b"")
+    apart = f'[{{"{name}": {TEXT}}}, {{{key}: {json.dumps(OTHER)}}}]'
+    assert read_payload(apart.encode(), "application/json", b"").records == [RECORD, OTHER]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        form(("data", "note")), form(("data", '{"id": 1')), form(("data", [RECORD]), ("payload", '[{"id": ')),
+        form(("payload", "7")), form(("data", "")), json.dumps({"data": [RECORD], "records": '[{"id"'}).encode(),
+        json.dumps({"data": [RECORD], "records": 7}).encode(), b'{"payload": null}',
+    ],
+)  # fmt: skip
+def test_an_envelope_that_cannot_be_read(body: bytes) -> None:
+    """No part of a body is lost behind the others."""
+    with pytest.raises(UnreadableBodyError):
+        read_payload(body, "", b"")
+
+
+def test_a_field_that_comes_twice() -> None:
+    """With one value it is that value, with two a list, which no field is read from."""
+    for write in (form, parts):
+        body = write(("id", "1"), ("Name", "x"), ("Name", "x"), ("Status", "a"), ("Status", "b"))
+        assert read_payload(body, "multipart/form-data; boundary=b1", b"").records == [
+            {"id": "1", "Name": "x", "Status": ["a", "b"]}
+        ]
+
+
+def test_a_deletion_is_of_its_own_envelope() -> None:
+    """The envelope beside it keeps its records."""
+    body = [RECORD, {"operation": "delete", "data": [OTHER, {"data": THIRD}]}, {"data": RECORD}]
+    payload = read_payload(json.dumps(body).encode(), "application/json", b"")
+    assert (payload.records, payload.deleted) == ([RECORD, OTHER, THIRD, RECORD], {1, 2})
+
+
+@pytest.mark.parametrize("query", [form(*OTHER.items()), form(("data", OTHER)), form(("arguments", [OTHER]))])
+def test_records_in_the_query_beside_a_body(query: bytes) -> None:
+    """Neither may be lost."""
+    with pytest.raises(UnreadableBodyError, match="query"):
+        read_payload(TEXT.encode(), "application/json", query)
+    assert read_payload(TEXT.encode(), "application/json", b"id=5&source=crm&data=x").records == [RECORD]
+
+
+ARABIC = "\u0644\u064a\u0644\u0649"
+
+
+@pytest.mark.parametrize(
+    ("label", "text"),
+    [("windows-1256", ARABIC), ("cp1256", ARABIC), ("ISO-8859-6", ARABIC), ("utf8", ARABIC), ("UTF-16LE", ARABIC),
+     ("latin1", "Zo\u00eb \u20ac"), ("us-ascii", "Zo\u00eb"), ("shift_jis", "\u6771"), ("gbk", "\u4e1c"), ("utf-16", "\u4e1c")],
+)  # fmt: skip
+def test_a_charset_that_is_named_is_used(label: str, text: str) -> None:
+    """By the web's names, in JSON, in forms (escaped or not), in parts, in the query."""
+    codec = {"latin1": "cp1252", "us-ascii": "cp1252", "utf-16": "utf-16-le"}.get(label, label)
+    record = {"id": "1", "Name": text}
+    raw = text.encode(codec)
+    escaped = "".join(f"%{byte:02X}" for byte in raw).encode()
+    json_type = f"application/json; charset={label}"
+    assert read_payload(json.dumps(record, ensure_ascii=False).encode(codec), json_type, b"").records == [
+        record
+    ]
+    if not codec.lower().startswith("utf-16"):
+        for body in (b"id=1&Name=" + escaped, b"id=1&Name=" + raw.replace(b"&", b"%26")):
+            assert read_payload(body, f'text/plain; charset="{label}"', b"").records == [record]
+        assert read_payload(b"", f"x/y;charset={label}", b"id=1&Name=" + escaped).records == [record]
+        body = parts(("id", "1"), ("Name", "@")).replace(b"@", raw)
+        assert read_payload(body, f"multipart/form-data; boundary=b1; charset={label}", b"").records == [
+            record
+        ]
+        body = body.replace(
+            b'name="Name"', f'name="Name"\r\nContent-Type: text/plain; charset={label}'.encode()
+        )
+        assert read_payload(body, "multipart/form-data; boundary=b1", b"").records == [record]
+        body = parts(("_charset_", label), ("id", "1"), ("Name", "@")).replace(b"@", raw)
+        assert read_payload(body, "multipart/form-data; boundary=b1", b"").records == [
+            {"_charset_": label, **record}
+        ]
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (TEXT.encode(), "application/json; charset=klingon"),
+        (b"id=1&Name=x", "application/x-www-form-urlencoded; charset=iso-2022-kr"),
+        (b"id=1&Name=%E1%ED%E1%EC", "application/x-www-form-urlencoded"),
+        (b"id=1&Name=\xe1\xed", ""),
+        (b'{"id": "1", "Name": "\xe1\xed"}', "application/json"),
+        (b'{"id": "1", "Name": "\x81"}', "application/json; charset=shift_jis"),
+        (b"id=1&Name=%81", "x/y; charset=euc-kr"),
+        (parts(("id", "1"), ("Name", "@")).replace(b"@", b"\xe1\xed"), "multipart/form-data; boundary=b1"),
+        (parts(("data", "@")).replace(b'"data"', b'"data"; filename="a"').replace(b"@", b"\xff"), ""),
+    ],
+)
+def test_no_question_marks_over_a_good_name(body: bytes, content_type: str) -> None:
+    """What is not written as it says is refused as a whole."""
+    with pytest.raises(UnreadableBodyError):
+        read_payload(body, content_type, b"")
+
+
+def test_a_byte_order_mark_is_surer_than_the_header() -> None:
+    """It is only there where somebody wrote it."""
+    for codec in ("utf-8-sig", "utf-16"):
+        assert read_payload(TEXT.encode(codec), "text/plain; charset=latin1", b"").records == [RECORD]
+    assert read_payload("\ufeffid=1&Name=x".encode(), "text/plain; charset=latin1", b"").records == [RECORD]
+
+
+def test_a_part_without_a_name() -> None:
+    """It may hold a record, so it is not left out."""
+    body = MULTIPART.replace('; name="Name"', "")
+    with pytest.raises(UnreadableBodyError, match="no name"):
+        read_payload(body.encode(), "multipart/form-data; boundary=b1", b"")
+
+
+def test_records_in_a_file() -> None:
+    """A file that is called like an envelope is one."""
+    body = parts(("data", [RECORD])).replace(b'"data"', b'"data"; filename="students.json"')
+    assert read_payload(body, "multipart/form-data; boundary=b1", b"").records == [RECORD]
+
+
+def test_text_in_text_in_text_ends() -> None:
+    """Envelopes as text inside each other are as deep as a body may be."""
+    text = json.dumps([RECORD])
+    for _ in range(8):
+        text = json.dumps([text])
+    assert read_payload(text.encode(), "application/json", b"").records == [RECORD]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -26,12 +27,16 @@ def test_what_is_kept() -> None:
         "id": "1", "name": "top", "Owner": {"id": "9", "name": "R", "email": "r@x"},
         "$approved": True, "Program": {"id": "2", "name": "P"}, "PASSPORT_NUMBER": "A1",
         "National_Number": None, "Shoe_Size": 43, "Academic_Password": "p",
-        "rows": [{"id": "3", "Passport": "B2", "$x": 1, "inner": {"id": "4", "name": "n"}}],
+        "rows": [{"id": "3", "Parent_Id": {"id": "1"}, "Passport": "B2", "$x": 1, "inner": {"id": "4", "x": "n"}}],
+        "friends": [{"ID": "5", "zc_display_value": "n"}], "Guardian": {"id": "6", "mobile": "7"},
+        "Address": {"city": "Amman"}, "Hobbies": ["chess"],
     }  # fmt: skip
     assert kept(raw) == {
         "id": "1", "name": "top", "Program": {"id": "2"}, "PASSPORT_NUMBER": "[redacted]",
         "National_Number": None, "Shoe_Size": "[redacted]", "Academic_Password": "[redacted]",
-        "rows": [{"id": "3", "Passport": "[redacted]", "inner": {"id": "4"}}],
+        "rows": [{"id": "3", "Parent_Id": {"id": "1"}, "Passport": "[redacted]", "inner": {"id": "4"}}],
+        "friends": [{"id": "5"}], "Guardian": {"id": "6"},
+        "Address": {"city": "Amman"}, "Hobbies": ["chess"],
     }  # fmt: skip
 
 
@@ -94,23 +99,70 @@ def test_redaction_reaches_canonical_values() -> None:
     """What is configured to be redacted is nowhere, also where a field is made of it."""
     reader = Reader(ENTITIES, TenantSettings(redact_fields=frozenset({"academic_email", "program"})))
     record = reader.read("student", {"id": "1", "Academic_Email": "a@b.c", "Program": {"id": "77"}})
-    assert record.values == {"email": "[redacted]", "program_zoho_id": None}
+    assert record.values == {"email": "[redacted]"}
+    assert record.problems == [("program_zoho_id", "unreadable in Program: is redacted by the configuration")]
     assert b"a@b.c" not in record.payload
     assert b"77" not in record.payload
 
 
-@pytest.mark.parametrize(
-    "raw",
-    [
-        {"Teacher": "John Smith"},
-        {"Teacher": {"ID": "7", "name": "John Smith"}},
-        {"Students": [{"id": "9", "full_name": "John Smith", "grade": 1}]},
-        {"Students": [{"id": "9", "Student": {"id": "8", "Name": "John Smith", "Email": "j@x"}}]},
-    ],
-)
-def test_unsealed_payloads_name_nobody(raw: Any) -> None:
-    """A class keeps ids where lookups are, never the names beside them."""
-    assert b"Smith" not in READER.read("class", {"id": "1", "Class_Name": "A", **raw}).payload
+NAMING = [
+    {"Teacher": "John Smith"},
+    {"Teacher": {"ID": "7", "name": "John Smith"}},
+    {"Teacher_Name": "Smith"},
+    {"Students": [{"id": "9", "full_name": "John Smith", "grade": 1}]},
+    {"Students": [{"id": "9", "Student": {"id": "8", "Name": "John Smith", "Email": "j@x"}}]},
+    {"Students": [{"ID": "9", "zc_display_value": "John Smith"}]},
+    {"Monitors": [{"id": "9", "label": "x", "mobile": "Smith"}]},
+    {"Monitor": {"name": "John Smith"}},
+    {"Monitor": {"id": "John Smith"}},
+    {"Monitor": {"id": "smith@Smith"}},
+    {"Students": ["John Smith", 5]},
+    {"Students": [["John Smith"]]},
+    {"Students": '[{"id": "9", "label": "John Smith"}]'},
+    {"Students": '[{"id": "9", "label": "John Smith"'},
+    {"Students": "{id=9, name=John Smith}"},
+    {"Rows": [{"id": "1", "Parent_Id": {"id": "2"}, "Who": "John Smith"}]},
+    {"Monitor": {"id": "1", "deep": {"id": "2", "deeper": {"label": "Smith"}}}},
+    {"Student": "Smith"},
+    {"Student_Name": "Smith"},
+    {"student_email": "Smith"},
+    {"Email": "Smith"},
+    {"First_Name": "Smith"},
+    {"Contact": "ask john@Smith.example"},
+    {"john Smith": "x"},
+    {"Monitor": {"john Smith": {"id": "1"}}},
+    {"Owner": {"id": "1", "name": "Smith"}},
+    {"Owner_Name": "Smith"},
+]
+
+
+@pytest.mark.parametrize("raw", NAMING)
+@pytest.mark.parametrize("entity", ["class", "program"])
+def test_unsealed_payloads_name_nobody(entity: str, raw: Any) -> None:
+    """A class keeps ids where lookups and rows are, never the names beside them."""
+    whole = {"id": "1", "Class_Name": "A", "Product_Name": "A", **raw}
+    assert b"Smith" not in READER.read(entity, whole).payload
+    assert b"Smith" not in READER.read(entity, {**whole, "id": None}).payload  # set aside
+
+
+@pytest.mark.parametrize("raw", [raw for raw in NAMING if not {"Teacher", "Student"} & raw.keys()])
+def test_an_enrollment_names_nobody_but_by_id(raw: Any) -> None:
+    """It is sealed for one student, and may carry the words of another."""
+    whole = {"id": "1", "Student": "S", "Class": "C", **raw}
+    assert b"Smith" not in READER.read("enrollment", whole).payload
+
+
+def test_an_unsealed_record_keeps_what_names_nobody() -> None:
+    """Ids at any depth, and what stands in fields of its own."""
+    raw = {
+        "id": 7012345000001200001, "Class_Name": "Algebra [A]", "Short_Name": "{x}", "Room": "B 12", "Seats": 5,
+        "Open": True, "Note": None, "Status": ["Active"], "Teacher": {"id": "T1"},
+        "Students": [{"id": "1", "Student": {"ID": "2"}}, 7012345000001200002], "Price": "\u20ac 5",
+    }  # fmt: skip
+    assert kept(raw, "class") == {
+        **raw,
+        "Students": [{"id": "1", "Student": {"id": "2"}}, 7012345000001200002],
+    }
 
 
 @pytest.mark.parametrize("number", ["1e999999", "1e400000", "-1e400000", "1e-400000"])
@@ -119,16 +171,17 @@ def test_numbers_out_of_all_range(number: str) -> None:
     from ledger.zoho.payloads import read_payload
 
     body = f'{{"id": "1", "Product_Name": "x", "Price": {number}, "Modified_Time": {number}}}'
-    raw = read_payload(body.encode(), "application/json", b"").records[0]
+    raw = read_payload(body.encode(), "application/json", b"", READER.zoho_names("program")).records[0]
     record = READER.read("program", raw)
-    assert record.values["price"] is None
+    assert "price" not in record.values
     assert [field for field, _ in record.problems] == ["price", "modified_time"]
 
 
 def test_problems_do_not_repeat_values() -> None:
-    """An unreadable value is null and named, never quoted."""
+    """An unreadable value counts as absent and is named, never quoted."""
     record = READER.read("student", {"id": "1", "Program": "Level 5 of Layla", "Email": {"a": "b"}})
-    assert record.values == {"email": None, "program_zoho_id": None}
+    assert record.values == {}
+    assert [field for field, _ in record.problems] == ["email", "program_zoho_id"]
     assert "Layla" not in str(record.problems)
 
 
@@ -144,7 +197,7 @@ def test_exact_decimals_are_stored() -> None:
     from ledger.zoho.payloads import read_payload
 
     body = b'{"id": "1", "Price": 99999999999999.123456789}'
-    raw = read_payload(body, "application/json", b"").records[0]
+    raw = read_payload(body, "application/json", b"", READER.zoho_names("program")).records[0]
     record = READER.read("program", raw)
     assert b"99999999999999.123456789" in record.payload
     assert record.values["price"] == "99999999999999.123456789"
@@ -188,3 +241,153 @@ def test_an_empty_lookup_yields_to_the_next_name() -> None:
         record = READER.read("enrollment", raw)
         assert (record.values["student_zoho_id"], record.values["class_zoho_id"]) == ("S", "C")
         assert record.problems == []
+
+
+@pytest.mark.parametrize(
+    ("raw", "zoho_id", "warned"),
+    [
+        ({"id": 7.5, "ID": "S1"}, "S1", True),
+        ({"id": "${!S.Id}", "ID": "S1"}, "S1", False),
+        ({"id": "S${!S.Id}", "ID": "S1"}, "S1", True),
+        ({"id": "\ufeffS1"}, "S1", False),
+        ({"id": "S\u200b1\u200f"}, "S1", False),
+        ({"id": "\u200fzcrm_ S1"}, "S1", False),
+        ({"id": "7.01E+17"}, None, True),
+        ({"id": "\u200f"}, None, True),
+        ({"id": "${!A}${!B}"}, None, True),
+        ({"id": " ${!A} \u200f ${!B} "}, None, True),
+        ({"id": "${!A}-${!B}"}, None, True),
+    ],
+)
+def test_ids(raw: Any, zoho_id: str | None, warned: bool) -> None:
+    """One id for one record, however it is decorated; none where it was not filled in."""
+    raw = {name: Decimal(str(v)) if isinstance(v, float) else v for name, v in raw.items()}
+    record = READER.read("student", raw)
+    assert record.zoho_id == zoho_id
+    assert [field for field, _ in record.problems] == (["id"] if warned else [])
+
+
+@pytest.mark.parametrize(
+    ("entity", "raw", "expected"),
+    [
+        ("program", {"Price": "free", "Unit_Price": 5}, {"price": "5.00"}),
+        ("program", {"Price": "", "Program_Price": "free", "Unit_Price": "6"}, {"price": "6.00"}),
+        ("student", {"Academic_Email": {"a": 1}, "Email": "a@b.c"}, {"email": "a@b.c"}),
+        ("student", {"Program": "Level 5 Business", "BTEC_Program": "P"}, {"program_zoho_id": "P"}),
+        ("enrollment", {"Student": "Layla Nasser", "Enrolled_Students": "S"}, {"student_zoho_id": "S"}),
+        ("class", {"status": ["a", "b"], "Class_Status": "Open"}, {"status": "Open"}),
+        ("class", {"Class_Name": {"a": 1}, "Name": "A"}, {"name": "A"}),
+    ],
+)
+def test_an_unreadable_name_of_a_field_is_passed_over(
+    entity: str, raw: dict[str, Any], expected: dict[str, str]
+) -> None:
+    """Like an empty one, with a warning."""
+    record = READER.read(entity, {"id": "1", **raw})
+    assert record.values == expected
+    assert [field for field, _ in record.problems] == [*expected]
+
+
+def test_an_unreadable_value_beside_an_empty_one_is_not_empty() -> None:
+    """The state keeps what it has, whichever of the two comes first."""
+    for raw in ({"Price": "free", "Unit_Price": ""}, {"Price": "", "Unit_Price": "free"}):
+        assert READER.read("program", {"id": "1", **raw}).values == {}
+
+
+MARKED = ("\u200f{}", "{}\u200e", "\ufeff {}\u200b")
+
+
+@pytest.mark.parametrize("mark", MARKED)
+@pytest.mark.parametrize(
+    ("entity", "field", "name", "value"),
+    [
+        ("student", "status", "Status", "Freeze"),
+        ("student", "email", "Email", "a@b.c"),
+        ("student", "student_number", "Student_ID", "S-1"),
+        ("student", "first_name", "First_Name", "Layla"),
+        ("student", "program_zoho_id", "Program", "P1"),
+        ("program", "moodle_id", "Moodle_ID", "42"),
+        ("program", "price", "Price", "5.50"),
+        ("class", "start_date", "Start_Date", "2026-01-31"),
+        ("class", "name", "Class_Name", "Algebra"),
+    ],
+)
+def test_invisible_characters(entity: str, field: str, name: str, value: str, mark: str) -> None:
+    """They make no other value, and cost none."""
+    record = READER.read(entity, {"id": "1", name: mark.format(value)})
+    assert (record.values[field] or "").strip() == value
+    assert not any(c in str(record.values) for c in "\u200f\u200e\ufeff\u200b")
+    assert record.problems == []
+
+
+def test_names_keep_their_joiners() -> None:
+    """Persian and Indian names are written with them."""
+    name = "\u0646\u0648\u0631\u200c\u0627\u0644\u0647\u062f\u06cc"
+    assert READER.read("student", {"id": "1", "First_Name": f"\u200f {name}\u200e"}).values == {
+        "first_name": f" {name}"
+    }
+
+
+@pytest.mark.parametrize("mark", MARKED)
+@pytest.mark.parametrize(
+    ("name", "word", "flag"),
+    [
+        ("Record_Status__s", "Trash", DELETION),
+        ("Record_Status__s", "0", DELETION),
+        ("operation", "delete", DELETION),
+        ("event_type", "Removed", DELETION),
+        ("Record_Status__s", "Draft", NOT_APPROVED),
+        ("$state", "draft", NOT_APPROVED),
+        ("$approved", "False", NOT_APPROVED),
+    ],
+)
+def test_flags_with_invisible_characters(name: str, word: str, flag: int, mark: str) -> None:
+    """A mark does not keep a deleted record alive; nor does a list around the word."""
+    assert READER.read("student", {"id": "1", name: mark.format(word)}).flags == flag
+    assert READER.read("student", {"id": "1", name: [word]}).flags == flag
+
+
+@pytest.mark.parametrize(
+    ("entity", "name", "value", "expected"),
+    [
+        ("student", "First_Name", ["Layla"], "Layla"),
+        ("student", "Status", ["Active"], "Active"),
+        ("program", "Price", ["5"], "5.00"),
+        ("program", "Moodle_ID", ["42.0"], "42"),
+        ("class", "Start_Date", ["2026-01-31"], "2026-01-31"),
+        ("class", "Start_Date", [""], None),
+        ("class", "Start_Date", [None], None),
+        ("class", "Start_Date", [], None),
+    ],
+)
+def test_a_list_of_one(entity: str, name: str, value: Any, expected: str | None) -> None:
+    """Multi-select fields send one value in a list."""
+    record = READER.read(entity, {"id": "1", name: value})
+    assert list(record.values.values()) == [expected]
+    assert record.problems == []
+
+
+def test_a_modified_time_in_a_list() -> None:
+    """Read as any other value."""
+    raw = {"id": "1", "Modified_Time": ["2026-01-31T00:00:00Z"]}
+    assert READER.read("student", raw).modified_at is not None
+
+
+@pytest.mark.parametrize(
+    ("record_currency", "own", "given", "price"),
+    [
+        (None, None, "1.500", "1500.00"),
+        ("JOD", None, "1.500", "1.50"),
+        (None, "JOD", "1.500", "1.50"),
+        (None, "JOD", "1,500", "1500.00"),
+        (None, "TND", "1,500", "1.50"),
+        ("USD", "JOD", "1.500", "1500.00"),
+        (" jod\u200f", None, "1.500", "1.50"),
+        ({"id": "1"}, "KWD", "1.500", "1.50"),
+    ],
+)
+def test_a_currency_of_three_decimals(record_currency: Any, own: str | None, given: str, price: str) -> None:
+    """The record's own counts before the college's."""
+    reader = Reader(ENTITIES, TenantSettings(currency=own))
+    raw = {"id": "1", "Price": given, "Currency": record_currency}
+    assert reader.read("program", raw).values["price"] == price

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from datetime import UTC
 from decimal import Decimal
 from typing import Any
@@ -10,7 +11,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from ledger import clock
-from ledger.zoho import values
+from ledger.zoho import amounts, dates, values
 from ledger.zoho.values import UnreadableError
 
 
@@ -50,7 +51,7 @@ from ledger.zoho.values import UnreadableError
 )
 def test_price(given: Any, price: str) -> None:
     """Exact decimals, at least two places, grouping and currency understood."""
-    assert values.read_price(given) == price
+    assert amounts.read_price(given) == price
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,6 @@ def test_price(given: Any, price: str) -> None:
     [
         "free",
         "5 apples",
-        "5 days",
         "1,29,9.0.0",
         "12.34.56",
         "--5",
@@ -74,7 +74,7 @@ def test_price(given: Any, price: str) -> None:
 def test_price_that_cannot_be_read(given: Any) -> None:
     """Nothing is guessed, and the problem does not repeat the value."""
     with pytest.raises(UnreadableError) as caught:
-        values.read_price(given)
+        amounts.read_price(given)
     assert "free" not in str(caught.value)
 
 
@@ -99,14 +99,14 @@ def test_price_that_cannot_be_read(given: Any) -> None:
 )
 def test_date(given: Any, order: str, expected: str) -> None:
     """ISO, the tenant's order of figures, named months, epoch milliseconds."""
-    assert values.read_date(given, order, UTC) == expected
+    assert dates.read_date(given, order, UTC) == expected
 
 
 @pytest.mark.parametrize("given", ["2004-02-30", "31/31/2026", "05/17/2004", "soon", True, [], 10**30])
 def test_date_that_cannot_be_read(given: Any) -> None:
     """A date that no calendar has, or of another order, is not bent into one."""
     with pytest.raises(UnreadableError):
-        values.read_date(given, "dmy", UTC)
+        dates.read_date(given, "dmy", UTC)
 
 
 @pytest.mark.parametrize(
@@ -125,14 +125,14 @@ def test_date_that_cannot_be_read(given: Any) -> None:
 )
 def test_instant(given: Any, zone: str, expected: str) -> None:
     """`Modified_Time` in all its forms, without an offset in the tenant's zone."""
-    assert clock.to_text(values.read_instant(given, "dmy", ZoneInfo(zone))) == expected
+    assert clock.to_text(dates.read_instant(given, "dmy", ZoneInfo(zone))) == expected
 
 
 @pytest.mark.parametrize("given", ["yesterday", True, [], 10**40, "2026-13-01T00:00:00Z", -(10**18)])
 def test_instant_that_cannot_be_read(given: Any) -> None:
     """What no calendar holds is refused."""
     with pytest.raises(UnreadableError):
-        values.read_instant(given, "dmy", UTC)
+        dates.read_instant(given, "dmy", UTC)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +170,23 @@ def test_id_that_cannot_be_used(given: Any) -> None:
         ([{"id": "row", "Classes": {"id": "C", "name": "x"}}], "C"),
         ([{"id": "C", "name": "x"}], "C"),
         ([{"id": "row", "X": {"id": "S"}, "Parent_Id": {"id": "E"}, "Owner": {"id": "O"}}], "S"),
+        ([{"id": "row", "X": {"ID": "S", "zc_display_value": "x"}, "Layout": {"id": "9"}}], "S"),
+        ([{"id": "row", "X": {"id": "S"}, "Modified_By": {"id": "M"}, "Created_By": {"id": "M"}}], "S"),
+        ([{"id": "row", "X": {"id": "S"}, "Y": {"id": None}}], "S"),
+        ([{"X": {"id": "S"}}], "S"),
+        ([{"id": "row", "X": {"id": ""}}], None),
+        ([{"id": "C", "X": {"id": "1"}, "Y": {"id": "2"}}], "C"),
+        ([{"id": "C", "X": {"name": "x"}, "Y": None}], "C"),
+        ([{"ID": "C", "zc_display_value": "x", "module": "m"}], "C"),
+        ({"ID": "C", "zc_display_value": "x", "Y": {"id": "2"}}, "C"),
+        ({"id": "", "ID": "C"}, "C"),
+        ({"id": Decimal("7.5"), "ID": "C"}, "C"),
+        (["C"], "C"),
+        ([7012345000001200001], "7012345000001200001"),
+        (["\u200f"], None),
+        ({"id": "zcrm_7\u200f"}, "7"),
+        ("\ufeffC\u200b", "C"),
+        ("${!A} ${!B}", None),
         ("", None),
     ],
 )
@@ -186,9 +203,12 @@ def test_lookup(given: Any, expected: str | None) -> None:
         [{"id": "1"}, {"id": "2"}],
         {"id": Decimal("1.5")},
         True,
-        [{"id": "row", "Enrolled_Students": None}],
-        [{"id": "row", "X": {"name": "x"}}],
-        [{"id": "row", "X": {"id": "1"}, "Y": {"id": "2"}}],
+        {"id": "S ${!S.Id}"},
+        "S${!S.Id}",
+        "7.01E+17",
+        {"id": "7,01e+17"},
+        {},
+        [[{"id": "1"}]],
         '{"id": ',
     ],
 )
@@ -209,11 +229,200 @@ def test_moodle_id(given: Any, expected: str) -> None:
 
 def test_emptiness() -> None:
     """What counts as empty, and what only looks like it."""
-    assert all(values.is_empty(v) for v in (None, "", " ", "null", "-None-", "${!A.B}", []))
-    assert not any(values.is_empty(v) for v in ("Null", "none", 0, False, "$5", {}))
+    assert all(
+        values.is_empty(v)
+        for v in (
+            None,
+            "",
+            " ",
+            "null",
+            "-None-",
+            "${!A.B}",
+            [],
+            [""],
+            [None],
+            "${!A}${!B}",
+            " ${A}  ${B} ",
+            "\u200f",
+            " \u200b\ufeff ",
+            "null\u200f",
+            "\u200e${!A}",
+        )
+    )
+    assert not any(
+        values.is_empty(v) for v in ("Null", "none", 0, False, "$5", {}, "${A}x", ["", ""], "${", "{}")
+    )
 
 
 def test_a_long_text_is_no_amount() -> None:
     """Refused before any pattern is tried on it: one that backtracks would hold everybody up."""
     with pytest.raises(UnreadableError):
-        values.read_price("1" + ".a" * 1_000_000 + "!")
+        amounts.read_price("1" + ".a" * 1_000_000 + "!")
+
+
+@pytest.mark.parametrize(
+    ("given", "price"),
+    [
+        ("Rs. 1,299.00", "1299.00"),
+        ("Rs.1,299/-", "1299.00"),
+        ("Re. 1", "1.00"),
+        ("R$ 1.299,00", "1299.00"),
+        ("kr 1 299,00", "1299.00"),
+        ("1 299,00 z\u0142", "1299.00"),
+        ("1\u00a0299,50 K\u010d", "1299.50"),
+        ("500 FCFA", "500.00"),
+        ("Lek 500.00", "500.00"),
+        ("KSh500", "500.00"),
+        ("S/. 1,299.00", "1299.00"),
+        ("B/.500", "500.00"),
+        ("US $ 1,299.00", "1299.00"),
+        ("1299,-", "1299.00"),
+        ("1299.\u2013 CHF", "1299.00"),
+        ("500 \u0440\u0443\u0431.", "500.00"),
+        ("\u062f.\u0625 500", "500.00"),
+        ("Fee: 500 JOD", "500.00"),
+        ("5 days", "5.00"),
+        ("1299 (JOD)", "1299.00"),
+        ("-$5", "-5.00"),
+        ("$-5", "-5.00"),
+        ("\u22125,50", "-5.50"),
+        ("JOD -5", "-5.00"),
+        ("\u200f1,299\u200e", "1299.00"),
+        ("JOD 150.500", "150.50"),
+        ("150.500 JD", "150.50"),
+        ("KD 1.250", "1.25"),
+        ("1.250 \u062f.\u0643.\u200f", "1.25"),
+        ("1.500 BHD", "1.50"),
+        ("IQD 1,500", "1500.00"),
+        ("TND 1,500", "1.50"),
+        ("1,500 LYD", "1.50"),
+        ("$ 1.500", "1500.00"),
+        ("1 299.5", "1299.50"),
+        ("1 299 000,5", "1299000.50"),
+    ],
+)
+def test_an_amount_with_signs_around_it(given: str, price: str) -> None:
+    """One figure, and on each side at most two words or signs of at most five characters."""
+    assert amounts.read_price(given) == price
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "100 - 200", "100-200", "5 10", "12 34 567", "1234 567", "5/10", "5%", "10 %", "#5", "~5", "<5",
+        "1299 per semester", "5 apples", "a b c 5", "5 a b c", "JOD - 5", "5-", "(5.00)", "5k", "1.5M",
+        "1e3", "7.01E+17", "abcdef5", "\u00bd", "5 + 5", "2026-01-01", "5 x 3", "3 for 2", "", ".",
+    ],
+)  # fmt: skip
+def test_an_amount_that_may_be_another(given: str) -> None:
+    """A second figure, more words, a percentage, a shortened figure: nothing is guessed."""
+    with pytest.raises(UnreadableError):
+        amounts.read_price(given)
+
+
+DAY = "2026-06-24"
+DAYS = [
+    ("2026-06-24", "dmy"), ("2026/06/24", "dmy"), ("2026.6.24", "dmy"), ("20260624", "dmy"),
+    ("24/06/2026", "dmy"), ("24-06-2026", "dmy"), ("24 06 2026", "dmy"), ("06/24/2026", "mdy"),
+    ("24 June 2026", "dmy"), ("24-Jun-2026", "mdy"), ("June 24th, 2026", "dmy"), ("24Jun2026", "dmy"),
+    ("Wed, 24 Jun 2026", "dmy"), ("Wednesday 24 June 2026", "mdy"), ("2026-Jun-24", "dmy"),
+    ("\u0662\u0664/\u0660\u0666/\u0662\u0660\u0662\u0666", "dmy"),
+    ("\u0662\u0664\u200f/\u0660\u0666\u200f/\u0662\u0660\u0662\u0666", "dmy"),
+    ("\ufeff2026-06-24", "dmy"), ("24\u201306\u20132026", "dmy"),
+]  # fmt: skip
+TAILS = [
+    ("", "00:00:00"), (" 06:00", "06:00:00"), (" 06:00:00", "06:00:00"), (" 06:00:00.000", "06:00:00"),
+    (" 06:00 AM", "06:00:00"), (" 6:00:00 pm", "18:00:00"), (", 06:00 p.m.", "18:00:00"),
+    (" 12:30 AM", "00:30:00"), (" 12:30 PM", "12:30:00"), (" 6 PM", "18:00:00"), (" at 6:00 AM", "06:00:00"),
+    (" 06:00:00 \u0645", "18:00:00"), (" 06:00:00 \u0635", "06:00:00"), (" AM", "00:00:00"),
+    ("T06:00:00", "06:00:00"), (" 18:00 PM", "18:00:00"), (" 06:00:00 UTC", "06:00:00"),
+    (" 06:00:00 GMT", "06:00:00"), (" 06:00:00Z", "06:00:00"), ("T06:00:00+00:00", "06:00:00"),
+    (" 09:00:00 +0300", "06:00:00"), (" 09:00:00 GMT+0300 (Arabian Standard Time)", "06:00:00"),
+    (" 09:00:00 Asia/Amman", "06:00:00"), (" 09:00:00+03:00[Asia/Amman]", "06:00:00"),
+    (" 01:00:00 EST", "06:00:00"), (" UTC", "00:00:00"), ("Z", "00:00:00"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tail", "at"), TAILS)
+@pytest.mark.parametrize(("written", "order"), DAYS)
+def test_every_day_with_every_tail(written: str, order: str, tail: str, at: str) -> None:
+    """One form is read as its sisters are, as a date and as an instant."""
+    assert dates.read_date(written + tail, order, UTC) == DAY
+    assert clock.to_text(dates.read_instant(written + tail, order, UTC)) == f"{DAY}T{at}.000000Z"
+
+
+@pytest.mark.parametrize("written", [written for written, order in DAYS if order == "dmy"])
+@pytest.mark.parametrize(
+    "tail",
+    [" soon", " - 30/06/2026", " 30/06/2026", "-2026-12-20", " to 25 June", " 25:00", " 06:61", " 6", " 14:05 AM",
+     " TBA", " 06:00 or so", " 06:00 Nowhere/Land", " +99:00", " (Amman)", " 06:00 06:00", " week 2"],
+)  # fmt: skip
+def test_what_may_not_stand_behind_a_day(written: str, tail: str) -> None:
+    """A second date, words, a time that no clock shows."""
+    for read in (dates.read_date, dates.read_instant):
+        with pytest.raises(UnreadableError):
+            read(written + tail, "dmy", UTC)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [1770808709473, "1770808709473", Decimal(1770808709473), "1770808709473.0", 1770808709, "1770808709",
+     Decimal("1770808709.473"), "1770808709.473", " \u200f1770808709473", "\u0661\u0667\u0667\u0660\u0668\u0660\u0668\u0667\u0660\u0669"],
+)  # fmt: skip
+def test_epoch(given: Any) -> None:
+    """Milliseconds or seconds, as a number or as the text that forms carry."""
+    assert dates.read_date(given, "dmy", UTC) == "2026-02-11"
+    assert clock.to_text(dates.read_instant(given, "dmy", UTC))[:19] == "2026-02-11T11:18:29"
+
+
+def test_an_epoch_is_a_day_of_the_colleges_zone() -> None:
+    """Late in the evening it is tomorrow in Amman."""
+    assert dates.read_date(1770850800000, "dmy", ZoneInfo("Asia/Amman")) == "2026-02-12"
+    assert dates.read_date("1770850800", "dmy", UTC) == "2026-02-11"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [46000, "46000", 0, "0", -1, 177080870, 17708087094730, "1.77E+12", Decimal("46000.5"), "15/08/1447",
+     "1447-08-15", "0001-01-01T00:00:00", "0001-01-01", "1899-12-31", "2201-01-01", "24/06/26", "26-06-24",
+     "31/11/2026", "2026-02-30", "2026-13-01", "2026-00-10", "2026-W26-3", "2026-175", "today", "24", "2026",
+     "June 2026", "24 Juin 2026", 99999999, "9999999999999"],
+)  # fmt: skip
+def test_days_that_no_college_has(given: Any) -> None:
+    """A spreadsheet's serial, a year of another calendar, a day that is none."""
+    for read in (dates.read_date, dates.read_instant):
+        with pytest.raises(UnreadableError):
+            read(given, "dmy", UTC)
+
+
+@pytest.mark.parametrize(
+    ("given", "order"), [("12/24/2026", "dmy"), ("24/12/2026", "mdy"), ("24/12/2026", "ymd")]
+)
+def test_a_day_of_another_order_names_the_setting(given: str, order: str) -> None:
+    """So that one sees which setting is wrong."""
+    with pytest.raises(UnreadableError, match="date_order"):
+        dates.read_date(given, order, UTC)
+
+
+def test_a_zone_that_may_be_several_is_no_instant() -> None:
+    """But the day that was written is one."""
+    assert dates.read_date("2026-06-24 06:00 IST", "dmy", UTC) == DAY
+    with pytest.raises(UnreadableError, match="offset"):
+        dates.read_instant("2026-06-24 06:00 IST", "dmy", UTC)
+
+
+@pytest.mark.parametrize(
+    "text", ["a-_" * 40, "2026-06-24 " + "A/" * 50, "2026-06-24 " + "+-_" * 30, "1 " * 60]
+)
+def test_no_text_holds_a_parser_up(text: str) -> None:
+    """Whatever is tried on it ends at once."""
+    for read in (dates.read_date, dates.read_instant):
+        with pytest.raises(UnreadableError):
+            read(text, "dmy", UTC)
+
+
+def test_invisible_characters_are_unicodes() -> None:
+    """All of category Cf, none else."""
+    every = [chr(i) for i in range(0x110000) if unicodedata.category(chr(i)) == "Cf"]
+    assert values.visible("a" + "".join(every) + "b") == "ab"
+    assert values.trimmed("".join(every) + " a\u200db " + every[0]) == " a\u200db "
