@@ -32,7 +32,7 @@ log = structlog.get_logger()
 ENTITIES = ("student", "class", "enrollment")
 """The kinds of records whose status decides on a seat."""
 _PAGE = 5_000  # positions
-_SCAN = 20_000  # rows
+_SCAN = 5_000  # rows: few enough that nobody else waits while they are looked through
 
 
 class Unknown(msgspec.Struct, frozen=True):

@@ -285,10 +285,16 @@ async def test_looks_that_are_broken_off(ledger: Ledger, monkeypatch: pytest.Mon
     assert cancelled > 5
 
 
-async def test_a_look_that_takes_long(ledger: Ledger, admin: asyncpg.Connection) -> None:
+async def test_a_look_that_takes_long(own_home: Path) -> None:
     """Nobody waits for it: it goes on, and the next one who asks has what it found."""
+    installation = await open_installation(Settings(home=own_home))  # of its own, since tables are locked
+    assert installation.embedded is not None
+    admin = await asyncpg.connect(installation.embedded.dsn(), password=installation.embedded.password())
+    database = installation.database(size=2)
+    await database.open()
+    ledger = Ledger(installation, database, "t")
     await ledger.post("students", student("S1", Status="Odd"))
-    watch = UnknownStatuses(ledger.database, SETTINGS)
+    watch = UnknownStatuses(database, SETTINGS)
     async with admin.transaction():
         await admin.execute("lock table ledger.records in access exclusive mode")
         await watch.look_at_all(0.01)
@@ -296,12 +302,16 @@ async def test_a_look_that_takes_long(ledger: Ledger, admin: asyncpg.Connection)
         assert watch._round is not None
         assert not watch._round.done()
     await until(lambda: watch._round is not None and watch._round.done())
-    assert watch.counts()[ledger.tenant] == 1
+    assert watch.counts() == {"t": 1}
     async with admin.transaction():
         await admin.execute("lock table ledger.heads in access exclusive mode")
         await watch.look_at_all(0.01)
-        assert watch.counts()[ledger.tenant] == 1
+        assert watch.counts() == {"t": 1}
         await watch.close()
+    await ledger.close()
+    await database.close()
+    await admin.close()
+    installation.close()
 
 
 async def test_a_database_that_is_away(ledger: Ledger) -> None:
