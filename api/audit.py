@@ -233,7 +233,11 @@ def _answer_handlers(service: Service) -> list[HTTPRouteHandler]:
         "/v1/audit/summary",
         operation_id="summarize",
         summary="How many events led to what",
-        description="Counts by day or hour (UTC), entity and status.",
+        description=(
+            "Counts by day or hour (UTC), entity and status. `unknown_statuses` has, as of now, the "
+            "statuses of active and waiting records that neither MOODLE_INACTIVE_STATUSES nor "
+            "MOODLE_KNOWN_STATUSES names, with the number of records: they take a seat."
+        ),
         tags=["audit"],
         responses=documented(400, 403, 503),
     )
@@ -251,7 +255,7 @@ def _answer_handlers(service: Service) -> list[HTTPRouteHandler]:
         start, stop = query.instant("from"), query.instant("to")
         async with service.database.transaction(tenant_id, snapshot=True) as connection:
             items = await Summary().counts(connection, tenant_id, start, stop, span)
-        return {"items": items, "next": None}
+        return {"items": items, "next": None, "unknown_statuses": await service.statuses.of(tenant_id)}
 
     return [list_deferred, explain, summarize]
 

@@ -25,6 +25,7 @@ from projections.followers import Followers, tenants
 from projections.inline import InlineState
 from projections.moodle.worker import Worker
 from projections.rebuild import Replay, bring_up_to_date
+from projections.statuses import UnknownStatuses
 from projections.summary import Summary
 
 log = structlog.get_logger()
@@ -61,11 +62,12 @@ class Service:
         self.lanes = Lanes(self._make_lane)
         self._readers: dict[str, Reader] = {}
         self.followers = Followers(self.database, self.settings.default_tenant, [Summary()])
+        self.statuses = UnknownStatuses(self.database, self.settings)
         self._rebuilding: dict[str, asyncio.Task[None]] = {}
         self.moodle_workers = {
             tenant_id: Worker(self.database, tenant_id, tenant, self.lanes.lane(tenant_id))
-            for tenant_id, tenant in self.settings.tenants.items()
-            if tenant.moodle.enabled
+            for tenant_id in self.settings.tenants
+            if (tenant := self.settings.tenant(tenant_id)).moodle.enabled
         }
         self._works_on_moodle = moodle_worker
 
@@ -134,7 +136,26 @@ class Service:
             for name, worker in self.moodle_workers.items()
             if worker.degraded is not None
         ]
+        found += [
+            Degraded("statuses", self._of_statuses(name, count))
+            for name, count in self.statuses.counts().items()
+        ]
         return found
+
+    def _of_statuses(self, tenant_id: str, count: int) -> str:
+        """What to do about unknown statuses. The words themselves are data, so they are not here."""
+        lists = "MOODLE_KNOWN_STATUSES or MOODLE_INACTIVE_STATUSES"
+        if tenant_id != self.settings.default_tenant:
+            lists = f"known_statuses or inactive_statuses of [tenants.{tenant_id}.moodle] in TENANTS_FILE"
+        what = (
+            f"{count} statuses of tenant {tenant_id} are"
+            if count > 1
+            else f"1 status of tenant {tenant_id} is"
+        )
+        return (
+            f"{what} not known: sync-ledger audit summary --tenant {tenant_id} names what takes a seat "
+            f"unasked; put each word into {lists}"
+        )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -155,6 +176,7 @@ class Service:
             for task in (*work, *self._rebuilding.values()):
                 task.cancel()
             await asyncio.gather(*work, *self._rebuilding.values(), return_exceptions=True)
+            await self.statuses.close()
             await asyncio.gather(*(worker.close() for worker in self.moodle_workers.values()))
             await self.lanes.close()
             await self._writing.close()

@@ -16,7 +16,7 @@ from ledger.anchor import new_signing_key, read_signing_key
 from ledger.database import ConnectionSettings, Database, connect
 from ledger.errors import ConfigurationError, DatabaseAwayError
 from ledger.settings import Settings, decode_master_key
-from ledger.store import create_tenant
+from ledger.store import create_tenant, with_first_statuses
 from ledger.vault import MasterKey
 
 APP_ROLE = "sync_ledger_app"
@@ -26,7 +26,9 @@ START_SECONDS = 15.0
 
 
 class Installation(msgspec.Struct):
-    """A ledger that is ready: migrated, its master key proved."""
+    """A ledger that is ready: migrated, its master key proved. `settings` are those that it was
+    opened with, and what its tenants were founded with.
+    """
 
     settings: Settings
     master_key: MasterKey
@@ -122,6 +124,7 @@ async def _open(
         async with own.transaction():
             await create_tenant(own, settings.default_tenant, master_key)
         await _require_key(own, master_key)
+        settings = msgspec.structs.replace(settings, first_statuses=await with_first_statuses(own))
     finally:
         await own.close()
     installation = Installation(settings, master_key, application, server)

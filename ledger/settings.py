@@ -19,6 +19,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from dotenv import dotenv_values
 
+from ledger import statuses
 from ledger.errors import ConfigurationError
 
 TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -50,7 +51,9 @@ class Secret:
 
 
 class MoodleSettings(msgspec.Struct, frozen=True):
-    """One college's Moodle. `inactive_statuses` are lower case."""
+    """One college's Moodle. `inactive_statuses` and `known_statuses` as `statuses.words` makes them;
+    without `inactive_statuses` the default list counts (see `Settings.tenant`).
+    """
 
     enabled: bool = False
     base_url: str | None = None
@@ -61,12 +64,29 @@ class MoodleSettings(msgspec.Struct, frozen=True):
     auth: str = "manual"
     username: str = "{email}"
     on_withdraw: str = "suspend"
-    inactive_statuses: frozenset[str] = frozenset(
-        {"withdrawn", "cancelled", "dropped", "suspended", "freeze", "freezed", "inactive"}
-    )
+    inactive_statuses: frozenset[str] | None = None
+    known_statuses: frozenset[str] = statuses.KNOWN
     batch: int = 100
     concurrency: int = 2
     timeout: float = 30.0
+
+    def takes_no_seat(self, status: str | None) -> bool:
+        """Whether a record of this status takes no seat in a course."""
+        return statuses.normal(status) in self._inactive
+
+    def is_unknown(self, status: str | None) -> bool:
+        """Whether a status is in neither list: it takes a seat, but perhaps it should not."""
+        word = statuses.normal(status)
+        return bool(word) and word not in self._inactive and word not in self.known_statuses
+
+    @property
+    def named_statuses(self) -> frozenset[str]:
+        """Every status that is in one of the lists."""
+        return self._inactive | self.known_statuses
+
+    @property
+    def _inactive(self) -> frozenset[str]:
+        return statuses.INACTIVE if self.inactive_statuses is None else self.inactive_statuses
 
 
 class TenantSettings(msgspec.Struct, frozen=True):
@@ -81,7 +101,9 @@ class TenantSettings(msgspec.Struct, frozen=True):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """The installation's settings, checked."""
+    """The installation's settings, checked. `first_statuses`: the tenants that were founded with the
+    first default list of inactive statuses; `open_installation` reads them from the ledger.
+    """
 
     home: Path
     database_url: Secret | None = None
@@ -97,10 +119,17 @@ class Settings(msgspec.Struct, frozen=True):
     app_name: str = "sync-ledger"
     env: str = "production"
     log_level: str = "INFO"
+    first_statuses: frozenset[str] = frozenset()
 
     def tenant(self, name: str) -> TenantSettings:
-        """The settings of a tenant; one without settings of its own has the defaults."""
-        return self.tenants.get(name, _DEFAULTS)
+        """The settings of a tenant; one without settings of its own has the defaults, which are
+        those of the time when it was founded.
+        """
+        own = self.tenants.get(name, _DEFAULTS)
+        if name not in self.first_statuses or own.moodle.inactive_statuses is not None:
+            return own
+        moodle = msgspec.structs.replace(own.moodle, inactive_statuses=statuses.FIRST_INACTIVE)
+        return msgspec.structs.replace(own, moodle=moodle)
 
 
 _DEFAULTS = TenantSettings()
@@ -344,7 +373,8 @@ _MOODLE_VALUES: dict[str, Callable[[str, str], Any]] = {
     "category_id": lambda name, text: _whole(name, text, 1),
     "username": _template,
     "on_withdraw": _withdrawal,
-    "inactive_statuses": lambda _, text: _names(text),
+    "inactive_statuses": lambda _, text: statuses.words(text.split(",")),
+    "known_statuses": lambda _, text: statuses.words(text.split(",")),
     "batch": lambda name, text: _whole(name, text, 1),
     "concurrency": lambda name, text: _whole(name, text, 1),
     "timeout": _seconds,

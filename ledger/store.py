@@ -203,6 +203,12 @@ async def create_tenant(
     )
 
 
+async def with_first_statuses(connection: Connection) -> frozenset[str]:
+    """The tenants that were founded with the first default list of inactive statuses."""
+    rows = await connection.fetch("select tenant_id from ledger.tenants where statuses = 1")
+    return frozenset(row["tenant_id"] for row in rows)
+
+
 async def destroy_quarantine_keys(connection: Connection, tenant_id: str, before: int) -> int:
     """Destroys the keys of unreadable deliveries made before an instant. Answers how many."""
     done = await connection.execute(

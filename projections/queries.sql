@@ -458,3 +458,19 @@ select distinct o.entity, o.zoho_id
 -- begin_moodle_rebuild: from where on Moodle's reports count, kept until it has ended
 insert into ledger.tracking (tenant_id, follower, notification_id) values ($1, $2, $3)
 on conflict do nothing;
+
+-- statuses_besides: active and waiting records of one entity behind an id, bytewise, whose status is
+-- none of some words (lower case, without blanks); the last row has the id to go on behind, null where
+-- there is nothing behind it
+with page as materialized (
+  select r.zoho_id, r.state, r.fields from ledger.records r
+   where r.tenant_id = $1 and r.generation = $2 and r.entity = $3 and r.zoho_id > $4
+   order by r.zoho_id limit $5),
+found as (
+  select p.zoho_id, convert_from(p.fields, 'UTF8')::json ->> 'status' as status from page p
+   where p.state in ('active', 'waiting'))
+select zoho_id, status from (
+  select 0 as part, f.zoho_id, f.status from found f
+   where lower(replace(f.status, ' ', '') collate "C") <> all ($6::text[])
+  union all select 1, case when count(*) = $5 then max(p.zoho_id) end, null from page p) rows
+ order by part, zoho_id;

@@ -17,6 +17,7 @@ from ledger.zoho.entities import ENTITIES
 from projections.explain import explain_enrollment
 from projections.history import END, STATUSES, Filter, Page, deferred_item
 from projections.past import Past
+from projections.statuses import Unknown, UnknownStatuses
 from projections.summary import SPANS, Summary
 from scripts.opened import CommandError, Opened, instant, run
 from scripts.output import console, harmless, print_json, print_table
@@ -220,23 +221,33 @@ def summary(
     tenant: Tenant = None,
     json: Json = False,
 ) -> int:
-    """Count events by day or hour (UTC), entity and status.
+    """Count events by day or hour (UTC), entity and status, and name the statuses of records that no
+    list of the settings has (as of now).
 
     Example: sync-ledger audit summary --by hour --from 2026-09-01T00:00:00Z
     """
     start, stop = instant("--from", from_), instant("--to", to)
 
-    async def command(ledger: Opened) -> list[dict[str, Any]]:
+    async def command(ledger: Opened) -> tuple[list[dict[str, Any]], list[Unknown]]:
         tenant_id = await ledger.tenant(tenant)
         async with ledger.database.transaction(tenant_id, snapshot=True) as connection:
-            return await Summary().counts(connection, tenant_id, start, stop, SPANS[by])
+            items = await Summary().counts(connection, tenant_id, start, stop, SPANS[by])
+        return items, await UnknownStatuses(ledger.database, ledger.settings).of(tenant_id)
 
-    items = run(command)
+    items, unknown = run(command)
     if json:
-        print_json({"items": items, "next": None})
+        print_json({"items": items, "next": None, "unknown_statuses": msgspec.to_builtins(unknown)})
         return 0
     columns = ("from", "entity", "status", "count")
     print_table(columns, [tuple(item[column] for column in columns) for item in items])
+    if unknown:
+        print(
+            "\nstatuses that take a seat unasked: put each into MOODLE_KNOWN_STATUSES or "
+            "MOODLE_INACTIVE_STATUSES (docs/moodle.md)"
+        )
+        print_table(
+            ("entity", "unknown status", "records"), [(u.entity, u.status, u.records) for u in unknown]
+        )
     return 0
 
 

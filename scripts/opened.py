@@ -98,7 +98,7 @@ async def opened(settings: Settings | None = None) -> AsyncIterator[Opened]:
     database = installation.database(size=4, patient=True)
     await database.open()
     try:
-        yield Opened(settings, installation, database)
+        yield Opened(installation.settings, installation, database)
     finally:
         await database.close()
         installation.close()

@@ -10,9 +10,11 @@ import asyncio
 import base64
 import json
 import sys
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from ledger import migrate
 from ledger.database import Database
 from ledger.installation import open_installation
 from ledger.settings import Settings
@@ -94,6 +96,19 @@ async def dump(name: str) -> None:
     await ledger.close()
     await database.close()
     installation.close()
+
+
+async def lay_out(admin: Any, before: str) -> None:
+    """The schema of an earlier release: the migrations up to one, by the name that it begins with."""
+    await admin.execute(migrate._BOOTSTRAP)
+    for name, sql in migrate.migrations():
+        if name < before:
+            await admin.execute(sql)
+            await admin.execute(
+                "insert into ledger.migrations (name, checksum) values ($1, $2)",
+                name,
+                sha256(sql.encode()).hexdigest(),
+            )
 
 
 async def restore(admin: Any, database: Database, document: dict[str, Any]) -> None:

@@ -268,8 +268,7 @@ class Wanted:
 
 def takes_no_seat(row: Row, settings: TenantSettings) -> bool:
     """Whether a record has one of the statuses that take no seat in a course."""
-    status = row.fields.get("status")
-    return status is not None and status.strip().lower() in settings.moodle.inactive_statuses
+    return settings.moodle.takes_no_seat(row.fields.get("status"))
 
 
 def values_of(asked: str | None) -> dict[str, Any]:

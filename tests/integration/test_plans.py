@@ -30,7 +30,7 @@ READS = (
     "events_of_delivery", "events_of_stream_by_outcome", "events_of_delivery_by_outcome",
     "events_of_rare_source", "payloads_at", "events_by_outcome", "events_by_rare_status", "effects_on_record",
     "events_of_streams", "ids_known_at", "last_events_of_stream", "outcomes_in_order", "outcomes_between",
-    "events_behind", "head", "checkpoint", "records_of", "links_of",
+    "events_behind", "head", "checkpoint", "records_of", "links_of", "statuses_besides",
 )  # fmt: skip
 
 _FILL = """
@@ -92,6 +92,7 @@ def arguments(name: str, tenant: str, near: int) -> tuple[Any, ...]:
         "head": (tenant,),
         "checkpoint": (tenant, "summary.v1.g1"),
         "records_of": (tenant, 1, "program", str(near), 20),
+        "statuses_besides": (tenant, 1, "enrollment", str(near), 20, ["active", "withdrawn"]),
         "links_of": (tenant, 1, "class", "C7", "enrollment", str(near), 20),
     }
     return special.get(name, (tenant, "program", str(near), 20))

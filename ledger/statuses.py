@@ -1,0 +1,46 @@
+"""The words of a status: how they are compared, and those that every college has by default.
+
+Zoho's statuses are free words of a picklist, written by hand and by integrations, so two of
+them are equal without case, blanks and invisible characters (Unicode category Cf, such as the
+direction marks that come with Arabic and Hebrew).
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+
+
+def normal(status: str | None) -> str:
+    """A status as it is compared; empty where there is none."""
+    if not status:
+        return ""
+    if not status.isascii():
+        status = "".join(c for c in status if unicodedata.category(c) != "Cf")
+    return "".join(status.split()).casefold()
+
+
+def words(statuses: Iterable[str]) -> frozenset[str]:
+    """A list of statuses as it is compared."""
+    return frozenset(found for status in statuses if (found := normal(status)))
+
+
+INACTIVE = words(
+    (
+        "Withdrawn", "Withdraw", "Cancelled", "Canceled", "Dropped", "Suspended", "Blocked",
+        "Freeze", "Freezed", "Inactive", "Expelled", "Terminated",
+    )
+)  # fmt: skip
+"""Statuses that take no seat in a course, of a tenant that says nothing else."""
+FIRST_INACTIVE = words(
+    ("Withdrawn", "Cancelled", "Dropped", "Suspended", "Freeze", "Freezed", "Inactive")
+)  # fmt: skip
+"""The same for a tenant that was founded when the list was shorter (`ledger.tenants.statuses` is 1)."""
+KNOWN = words(
+    (
+        "Active", "Approved", "Enrolled", "Registered", "New", "Current", "Special", "Passive",
+        "Completed", "Graduated", "End", "Enabled", "Waiting Assessment", "Waiting Reassessment",
+        "Waiting Submission", "Waiting Resubmission",
+    )
+)  # fmt: skip
+"""Statuses that take a seat and surprise nobody."""
