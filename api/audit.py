@@ -78,7 +78,7 @@ def _event_handlers(service: Service) -> list[HTTPRouteHandler]:
         summary="What happened, in order",
         description=(
             "Every recorded event by ascending position, with what it led to: `errors` say why it could "
-            "not be used, `warnings` which of its values could not be read and count as absent."
+            "not be used, `warnings` which of its values could not be taken as they came."
         ),
         tags=["audit"],
         responses=documented(400, 403, 503),
@@ -214,7 +214,7 @@ def _answer_handlers(service: Service) -> list[HTTPRouteHandler]:
         summary="Why a student is in a course, or not",
         description=(
             "The links from Zoho's record to Moodle's seat, each with the event it rests on; the "
-            "first with `ok: false` is the reason."
+            "first with `ok: false` is the reason. `code` names the sentence of `detail`."
         ),
         tags=["audit"],
         responses=documented(400, 403, 404, 503),

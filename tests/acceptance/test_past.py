@@ -170,6 +170,8 @@ def test_commands_say_what_the_endpoints_say(client: httpx.Client, home: Path, t
         done = command(home, tenant, "audit", *arguments, "--json")
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout) == client.get(path).json(), arguments
+    table = command(home, tenant, "audit", "explain", "E").stdout
+    assert [line.split()[:2] for line in table.splitlines()[6:]][5] == ["period", "yes"]
     done = command(home, tenant, "audit", "export", "--format", "csv")
     assert done.stdout == client.get("/v1/audit/export?format=csv").text.replace("\r\n", "\n")
 
