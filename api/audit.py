@@ -34,6 +34,7 @@ _FILTERS = (
     "from",
     "to",
     "after",
+    "warnings",
     "payload",
 )
 FORMATS = {"ndjson": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
@@ -41,6 +42,7 @@ CSV_COLUMNS = (
     "position", "recorded_at", "entity", "zoho_id", "version", "topic", "status", "reason",
     "changes", "errors", "source", "delivery_id",
 )  # fmt: skip
+"""Behind these come `payload` where it is asked for, and `warnings`."""
 
 # As the document shows them; `Query` reads and checks them.
 Entity = Annotated[str | None, QueryParameter(description="student, program, class or enrollment")]
@@ -52,6 +54,7 @@ DeliveryId = Annotated[str | None, QueryParameter(description="the X-Delivery-ID
 Since = Annotated[str | None, QueryParameter(name="from", description="an instant, inclusive")]
 Until = Annotated[str | None, QueryParameter(name="to", description="an instant, exclusive")]
 After = Annotated[str | None, QueryParameter(description="a position, exclusive")]
+Warnings = Annotated[str | None, QueryParameter(description="true: only events that have warnings")]
 Cursor = Annotated[str | None, QueryParameter(description="the text of `next`")]
 Payload = Annotated[str | None, QueryParameter(description="true: with the record as stored")]
 Limit = Annotated[str | None, QueryParameter(description=f"items a page, 1 to {MOST}, default {LIMIT}")]
@@ -73,7 +76,10 @@ def _event_handlers(service: Service) -> list[HTTPRouteHandler]:
         "/v1/audit/events",
         operation_id="list_events",
         summary="What happened, in order",
-        description="Every recorded event by ascending position, with what it led to.",
+        description=(
+            "Every recorded event by ascending position, with what it led to: `errors` say why it could "
+            "not be used, `warnings` which of its values could not be taken as they came."
+        ),
         tags=["audit"],
         responses=documented(400, 403, 503),
     )
@@ -90,12 +96,13 @@ def _event_handlers(service: Service) -> list[HTTPRouteHandler]:
         until: Until = None,
         after: After = None,
         cursor: Cursor = None,
+        warnings: Warnings = None,
         payload: Payload = None,
         limit: Limit = None,
     ) -> dict[str, Any]:
         # documented here, read and checked below
         del tenant, entity, zoho_id, status, reason, source, delivery_id, since, until, after, cursor
-        del payload, limit
+        del warnings, payload, limit
         query = Query(request, (*_FILTERS, "cursor", "limit"))
         limit_ = query.limit()
         wanted = _filter(service, query, query.cursor(int) or 0)
@@ -137,7 +144,10 @@ def _event_handlers(service: Service) -> list[HTTPRouteHandler]:
         "/v1/audit/export",
         operation_id="export_events",
         summary="Every event, as a stream",
-        description="The events of the list, all of them up to the newest one of now.",
+        description=(
+            "The events of the list, all of them up to the newest one of now. In CSV `changes`, `errors`, "
+            "`warnings` and `payload` are JSON text, and `warnings` is the last column."
+        ),
         tags=["audit"],
         responses=documented(400, 403, 503),
     )
@@ -154,10 +164,11 @@ def _event_handlers(service: Service) -> list[HTTPRouteHandler]:
         since: Since = None,
         until: Until = None,
         after: After = None,
+        warnings: Warnings = None,
         payload: Payload = None,
     ) -> Stream:
         del tenant, as_format, entity, zoho_id, status, reason, source, delivery_id, since, until
-        del after, payload
+        del after, warnings, payload
         query = Query(request, (*_FILTERS, "format"))
         as_format = query.choice("format", tuple(FORMATS)) or "ndjson"
         with_payload = query.boolean("payload")
@@ -203,7 +214,7 @@ def _answer_handlers(service: Service) -> list[HTTPRouteHandler]:
         summary="Why a student is in a course, or not",
         description=(
             "The links from Zoho's record to Moodle's seat, each with the event it rests on; the "
-            "first with `ok: false` is the reason."
+            "first with `ok: false` is the reason. `code` names the sentence of `detail`."
         ),
         tags=["audit"],
         responses=documented(400, 403, 404, 503),
@@ -281,6 +292,7 @@ def _filter(service: Service, query: Query, after: int = 0) -> Filter:
         since=query.instant("from"),
         until=query.instant("to"),
         after=max(query.integer("after", 0, 0, END), after),
+        warnings=query.choice("warnings", ("true",)) is not None,
     )
 
 
@@ -301,8 +313,8 @@ async def ndjson_pages(pages: AsyncIterator[list[dict[str, Any]]], *, payload: b
 
 
 async def csv_pages(pages: AsyncIterator[list[dict[str, Any]]], *, payload: bool) -> AsyncIterator[bytes]:
-    """RFC 4180 with a header line; `changes`, `errors` and `payload` as JSON text."""
-    columns = (*CSV_COLUMNS, "payload") if payload else CSV_COLUMNS
+    """RFC 4180 with a header line; `changes`, `errors`, `warnings` and `payload` as JSON text."""
+    columns = (*CSV_COLUMNS, *(("payload",) if payload else ()), "warnings")
     yield (",".join(columns) + "\r\n").encode()
     async for items in pages:
         text = io.StringIO()

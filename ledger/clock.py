@@ -7,7 +7,7 @@ They compare, hash and digest exactly, and one format leaves the house:
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, tzinfo
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
@@ -34,6 +34,11 @@ def to_text(instant: int) -> str:
     """`1700000000000000` -> `"2023-11-14T22:13:20.000000Z"`."""
     moment = _EPOCH + timedelta(microseconds=instant)
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def day(instant: int, zone: tzinfo) -> date:
+    """The day that an instant lies in."""
+    return (_EPOCH + timedelta(microseconds=instant)).astimezone(zone).date()
 
 
 def parse(text: str) -> int:

@@ -1,8 +1,8 @@
 """Why a student is in a course or not: the links from Zoho's record to Moodle's seat.
 
 Every link says whether it holds (null: not known, or of no matter), by which event,
-since when, and what that means, in words for a registrar. The first that does not
-hold is the reason.
+since when, and what that means, in words for a registrar (`projections/sentences.py`).
+The first that does not hold is the reason.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from ledger.settings import TenantSettings
 from projections.history import BOOKKEEPING
 from projections.moodle import rules
 from projections.moodle.known import read
-from projections.moodle.wanted import FAILED, SYNCED, Wanted, takes_no_seat
+from projections.moodle.wanted import FAILED, QUEUED, SYNCED, Wanted, report_name, takes_no_seat, values_of
 from projections.past import Past
+from projections.period import Moment, Period, since_when
 from projections.queries import SQL
+from projections.sentences import SENTENCES
 from projections.state import ACTIVE, DELETED, NONE, WAITING, Name, Row, WholeView, from_columns
 
 ENROLLED, NOT_ENROLLED, UNKNOWN = "enrolled", "not_enrolled", "unknown"
@@ -31,21 +33,21 @@ _NEWEST = 200
 _decode = msgspec.json.Decoder(list[tuple[str, str]]).decode
 _BY_ITSELF = "When that is mended in Zoho, the ledger takes it up by itself."
 _TRY_AGAIN = "When that is mended, the administrator runs sync-ledger moodle retry --entity {} --zoho-id {}."
-_UNUSED = {
-    "stale": "It is older than what the ledger already had.",
-    "deleted": "It is not newer than the deletion of the record.",
-}
+_LOOK_THERE = (
+    "Look into Moodle itself, or ask where this college's Moodle is connected (MOODLE_ENABLED=true)."
+)
 
 
 class Link(msgspec.Struct):
-    """One link of the chain. `at` is an instant in microseconds; `next_step` says what to
-    do where the link does not hold.
+    """One link of the chain. `at` is an instant in microseconds; `code` names the sentence that
+    `detail` is; `next_step` says what to do where the link does not hold.
     """
 
     link: str
     ok: bool | None
     position: int | None
     at: int | None
+    code: str
     detail: str
     next_step: str | None = None
 
@@ -56,6 +58,7 @@ class Link(msgspec.Struct):
             "ok": self.ok,
             "position": self.position,
             "at": None if self.at is None else clock.to_text(self.at),
+            "code": self.code,
             "detail": self.detail,
         }
 
@@ -73,21 +76,46 @@ class _Known(msgspec.Struct):
 
 
 class _Story(msgspec.Struct):
-    """What the events of an enrollment and of those that it needs tell of time: since when
-    it does (not) ask for a seat, and since which event a record has a status that takes none.
+    """What the events of an enrollment and of those that it needs tell of time: from when on it
+    did (not) ask for a seat, since which event (position and instant) it has its dates, and since
+    which one a record has a status that takes none.
     """
 
-    asks: bool = False
-    since: int | None = None
+    moments: list[Moment] = []
+    dated: tuple[int, int] | None = None
     inactive: dict[Name, tuple[int, int]] = {}
 
 
+class _Why(msgspec.Struct):
+    """Why a version does not count: the code of its sentence, what is to be done, what is filled in."""
+
+    code: str
+    step: str
+    problems: str = ""
+
+
+class _Moodle(msgspec.Struct):
+    """What Moodle is asked for and has reported. Where it is not `connected` here, its settings are
+    those that its reports tell of.
+    """
+
+    wanted: Wanted
+    connected: bool
+
+
 async def explain_enrollment(
-    past: Past, connection: Connection, tenant_id: str, settings: TenantSettings, zoho_id: str
+    past: Past,
+    connection: Connection,
+    tenant_id: str,
+    settings: TenantSettings,
+    zoho_id: str,
+    *,
+    now: int | None = None,
 ) -> dict[str, Any] | None:
     """The explanation of one enrollment, None where the ledger never heard of it. `past` is that
-    of the present moment.
+    of the present moment; `now` the instant whose day is today (by default the clock's).
     """
+    now = clock.now() if now is None else now
     enrollment = await _known(connection, tenant_id, "enrollment", zoho_id)
     if not enrollment.events:
         return None
@@ -98,16 +126,20 @@ async def explain_enrollment(
     links.append(await _needed(connection, tenant_id, story, "student", fields))
     links.append(await _needed(connection, tenant_id, story, "class", fields))
     links.append(await _program(connection, tenant_id, fields))
-    moodle = await _wanted(connection, tenant_id, settings, zoho_id) if settings.moodle.enabled else None
-    links += _moodle(links, moodle, zoho_id)
-    return _answer(zoho_id, story, links)
+    asks = all(link.ok is not False for link in links)
+    links.append(_period(enrollment, story, now))
+    links += _moodle_links(await _moodle(connection, tenant_id, settings, zoho_id), zoho_id, asks=asks)
+    since = since_when(story.moments, now)
+    return _answer(zoho_id, enrollment.events[-1]["recorded_at"] if since is None else since, links)
 
 
 async def _story(past: Past, name: Name, settings: TenantSettings) -> _Story:
     """Folds the streams once more, looking behind every event."""
     story = _Story()
+    before: tuple[Any, ...] | None = None
 
     def look(event: Event, view: WholeView) -> None:
+        nonlocal before
         changed = (event.entity or "", event.zoho_id or "")
         row = view.row(changed)
         if row is None or not takes_no_seat(row, settings):
@@ -118,25 +150,41 @@ async def _story(past: Past, name: Name, settings: TenantSettings) -> _Story:
             return
         needed = [(e, own.fields.get(f"{e}_zoho_id") or "") for e in ("student", "class")]
         asks = own.state == ACTIVE and not any(n in story.inactive for n in (name, *needed))
-        if story.since is None or asks != story.asks:
-            story.asks, story.since = asks, event.recorded_at
+        dates = own.fields.get("start_date"), own.fields.get("end_date")
+        if own.state != NONE and (story.dated is None or before is None or before[1] != dates):
+            story.dated = event.position, event.recorded_at
+        if before != (asks, dates):
+            before = asks, dates
+            story.moments.append(Moment(event.recorded_at, asks, Period.read(*dates, settings.timezone)))
 
     await past.fold([name], open_all=True, each=look)
     return story
 
 
-def _answer(zoho_id: str, story: _Story, links: list[Link]) -> dict[str, Any]:
+def _answer(zoho_id: str, since: int, links: list[Link]) -> dict[str, Any]:
     broken = next((link for link in links if link.ok is False), None)
     open_ = next((link for link in links if link.ok is None and link.link == "moodle_enrolment"), None)
     deciding = broken or open_ or links[-1]
     return {
         "enrollment": zoho_id,
         "answer": NOT_ENROLLED if broken else UNKNOWN if open_ else ENROLLED,
-        "since": clock.to_text(story.since or 0),
+        "since": clock.to_text(since),
         "because": deciding.detail,
         "next_step": deciding.next_step or "Nothing: all is as it should be.",
         "links": [link.shown() for link in links],
     }
+
+
+def _link(
+    link: str,
+    ok: bool | None,
+    code: str,
+    event: tuple[int | None, int | None] = (None, None),
+    next_step: str | None = None,
+    **values: Any,
+) -> Link:
+    """A link that says the sentence of a code. `event`: the position and instant that it rests on."""
+    return Link(link, ok, *event, code, SENTENCES[code].format(**values), next_step)
 
 
 def _record(enrollment: _Known) -> Link:
@@ -150,41 +198,40 @@ def _record(enrollment: _Known) -> Link:
     at = next(
         (e["recorded_at"] for e in enrollment.events if e["position"] == position), first["recorded_at"]
     )
-    return Link("record", True, position, at, f"Zoho sent this enrollment {times}.")
+    return _link("record", True, "came", (position, at), times=times)
 
 
 def _deleted(link: str, what: str, known: _Known) -> Link:
     """A record that Zoho deleted, and perhaps sent again in a version that is not newer."""
     row, last = known.row, known.events[0]
     assert row is not None
-    title = what[0].upper() + what[1:]
-    detail = f"{title} was deleted in Zoho."
-    step = f"If it should count, restore {what} in Zoho: the ledger takes it up by itself."
+    event, title = (row.own_position, row.deleted_at), what[0].upper() + what[1:]
     if last["reason"] == "deleted":
-        detail += " A version that came afterwards is not newer than that, so it does not count."
         step = f"If it should count, save {what} in Zoho again, so that it is newer than the deletion."
-    return Link(link, False, row.own_position, row.deleted_at, detail, step)
+        return _link(link, False, "deleted_and_sent_again", event, step, title=title)
+    step = f"If it should count, restore {what} in Zoho: the ledger takes it up by itself."
+    return _link(link, False, "deleted", event, step, title=title)
 
 
 def _valid(enrollment: _Known, story: _Story) -> Link:
     row, last = enrollment.row, enrollment.events[0]
     if row is None or row.state == NONE:
-        detail, step = _why_unused(last, "enrollment")
-        return Link("valid", False, last["position"], last["recorded_at"], detail, step)
+        why = _why_unused(last, "enrollment")
+        return _link("valid", False, why.code, _of(last), why.step, problems=why.problems)
     if row.state == DELETED:
-        return Link("valid", None, None, None, "A deleted enrollment is not looked at further.")
+        return _link("valid", None, "not_looked_at_deleted")
     if found := story.inactive.get(row.name):
-        return Link(
-            "valid", False, *found,
-            f"The enrollment's status in Zoho is {row.fields['status']}, which takes no seat in a course.",
-            "If the student should attend, set the enrollment's status in Zoho to an active one.",
-        )  # fmt: skip
+        step = "If the student should attend, set the enrollment's status in Zoho to an active one."
+        status = row.fields["status"]
+        return _link("valid", False, "takes_no_seat", found, step, title="The enrollment", status=status)
     used = next((e for e in enrollment.events if e["position"] == row.own_position), last)
-    detail = "The newest version that counts is complete and approved."
     if last["position"] > used["position"]:
-        why, _ = _why_unused(last, "enrollment")
-        detail = f"An earlier version counts; that of position {last['position']} does not. {why}"
-    return Link("valid", True, used["position"], used["recorded_at"], detail)
+        why = _why_unused(last, "enrollment")
+        newest = last["position"]
+        return _link(
+            "valid", True, f"earlier_counts_{why.code}", _of(used), newest=newest, problems=why.problems
+        )
+    return _link("valid", True, "valid", _of(used))
 
 
 async def _needed(
@@ -192,81 +239,125 @@ async def _needed(
 ) -> Link:
     zoho_id = fields.get(f"{entity}_zoho_id")
     if not zoho_id:
-        return Link(entity, None, None, None, f"No usable version of the enrollment names a {entity}.")
+        return _link(entity, None, "none_named", entity=entity)
     title = f"{entity.capitalize()} {zoho_id}"
     known = await _known(connection, tenant_id, entity, zoho_id)
     row = known.row
     if row is not None and row.state == ACTIVE:
         if found := story.inactive.get(row.name):
-            return Link(
-                entity, False, *found,
-                f"{title} has the status {row.fields['status']} in Zoho, which takes no seat in a course.",
-                f"If that is wrong, set the status of the {entity} in Zoho to an active one.",
-            )  # fmt: skip
+            step = f"If that is wrong, set the status of the {entity} in Zoho to an active one."
+            status = row.fields["status"]
+            return _link(entity, False, "takes_no_seat", found, step, title=title, status=status)
         at = next(
             (e["recorded_at"] for e in known.events if e["position"] == row.own_position), row.updated_at
         )
-        return Link(entity, True, row.own_position, at, f"{title} is known and active.")
+        return _link(entity, True, "known", (row.own_position, at), title=title)
     if row is not None and row.state == DELETED:
         return _deleted(entity, f"{entity} {zoho_id}", known)
     if row is not None and row.state == WAITING:
         named = ", ".join(f"{e} {i}" for e, i in row.waiting_for)
-        return Link(
-            entity, False, row.own_position, row.waiting_since,
-            f"{title} waits itself for {named}.",
-            f"Send {named} from Zoho.",
-        )  # fmt: skip
+        event, step = (row.own_position, row.waiting_since), f"Send {named} from Zoho."
+        return _link(entity, False, "waits", event, step, title=title, named=named)
     if known.events:
-        last = known.events[0]
-        why, step = _why_unused(last, entity)
-        return Link(
-            entity, False, last["position"], last["recorded_at"], f"{title} cannot count. {why}", step
+        why, event = _why_unused(known.events[0], entity), _of(known.events[0])
+        return _link(
+            entity, False, f"cannot_count_{why.code}", event, why.step, title=title, problems=why.problems
         )
-    return Link(
-        entity, False, None, None,
-        f"{title} has not come from Zoho yet.",
-        f"Send {entity} {zoho_id} from Zoho; the enrollment is then applied by itself.",
-    )  # fmt: skip
+    step = f"Send {entity} {zoho_id} from Zoho; the enrollment is then applied by itself."
+    return _link(entity, False, "not_come", next_step=step, title=title)
 
 
 async def _program(connection: Connection, tenant_id: str, fields: dict[str, str | None]) -> Link:
     zoho_id = fields.get("program_zoho_id")
     if not zoho_id:
-        return Link("program", None, None, None, "The enrollment names no program; none is needed.")
+        return _link("program", None, "no_program")
+    title = f"Program {zoho_id}"
     known = await _known(connection, tenant_id, "program", zoho_id)
     if known.row is not None and known.row.state == ACTIVE:
         row = known.row
-        return Link(
-            "program", True, row.own_position, row.updated_at, f"Program {zoho_id} is known and active."
+        return _link("program", True, "known", (row.own_position, row.updated_at), title=title)
+    if known.state == DELETED:
+        return _link("program", None, "program_deleted", title=title)
+    return _link("program", None, "program_not_come", title=title)
+
+
+def _period(enrollment: _Known, story: _Story, now: int) -> Link:
+    """Whether today is one of the enrollment's days. Its position is that of the event that brought them."""
+    if enrollment.state == DELETED:
+        return _link("period", None, "not_looked_at_deleted")
+    if story.dated is None:
+        return _link("period", None, "no_usable_version")
+    period, event = story.moments[-1].period, story.dated
+    start, end, zone = period.start, period.end, period.zone
+    today = clock.day(now, zone)
+    if start is None and end is None:
+        return _link("period", True, "no_dates", event)
+    if start is not None and end is not None and end < start:
+        step = "Correct the start date or the end date of the enrollment in Zoho."
+        return _link("period", False, "end_before_start", event, step, start=start, end=end)
+    if period.holds(now):
+        dates = " ".join(f"{word} {day}" for word, day in (("from", start), ("to", end)) if day is not None)
+        return _link("period", True, "within_dates", event, today=today, zone=zone, dates=dates)
+    if start is not None and today < start:
+        step = (
+            "Nothing: it counts from that day on. If the day is wrong, correct the enrollment's start "
+            "date in Zoho."
         )
-    what = "was deleted in Zoho" if known.state == DELETED else "has not come from Zoho yet"
-    return Link("program", None, None, None, f"Program {zoho_id} {what}; that keeps nobody out of a course.")
+        return _link("period", False, "not_begun", event, step, start=start, today=today, zone=zone)
+    step = "If the student should still attend, correct the end date of the enrollment in Zoho."
+    return _link("period", False, "ended", event, step, end=end, today=today, zone=zone)
 
 
-async def _wanted(connection: Connection, tenant_id: str, settings: TenantSettings, zoho_id: str) -> Wanted:
-    rows: dict[Name, Row | None] = {}
-    await read(connection, tenant_id, [("enrollment", zoho_id)], rows)
-    return Wanted(settings, rows)
+async def _moodle(
+    connection: Connection, tenant_id: str, settings: TenantSettings, zoho_id: str
+) -> _Moodle | None:
+    """Moodle's part in an enrollment; None where none is connected, and none ever reported on it."""
+    name, rows = ("enrollment", zoho_id), dict[Name, Row | None]()
+    await read(connection, tenant_id, [name], rows)
+    if settings.moodle.enabled:
+        return _Moodle(Wanted(settings, rows), connected=True)
+    told = _as_reported(settings, rows, name)
+    return None if told is None else _Moodle(Wanted(told, rows), connected=False)
 
 
-def _moodle(links: list[Link], moodle: Wanted | None, zoho_id: str) -> list[Link]:
+def _as_reported(settings: TenantSettings, rows: dict[Name, Row | None], name: Name) -> TenantSettings | None:
+    """The settings of the Moodle that reported on an enrollment, its student or its class, as far as
+    they stand in the wanted states that it reported on: with them a report covers a record exactly
+    where its text is the one that is asked for now. None where there is no report.
+    """
+    own = rows.get(name)
+    fields = own.fields if own is not None else {}
+    names = [name, *((e, fields.get(f"{e}_zoho_id") or "") for e in ("student", "class"))]
+    reports = [rows.get(report_name(n)) for n in names]
+    if not any(reports):
+        return None
+    seat, student, class_ = (
+        values_of(row.fields.get("asked") or row.fields.get("done")) if row is not None else {}
+        for row in reports
+    )
+    newest = max((row.position or 0, n) for n, row in enumerate(reports) if row is not None)[1]
+    moodle = msgspec.structs.replace(
+        settings.moodle,
+        base_url=(seat, student, class_)[newest].get("site"),
+        create_courses=class_.get("new", settings.moodle.create_courses),
+        student_role_id=seat.get("role", settings.moodle.student_role_id),
+        on_withdraw=seat.get("how", settings.moodle.on_withdraw),
+    )
+    return msgspec.structs.replace(settings, moodle=moodle)
+
+
+def _moodle_links(moodle: _Moodle | None, zoho_id: str, *, asks: bool) -> list[Link]:
+    """The links of Moodle's part. `asks`: the records ask for a seat, whatever its days are."""
     names = ("moodle_user", "moodle_course")
-    if any(link.ok is False for link in links):
-        what = "Not looked at: the enrollment does not ask for a seat."
-        seat = Link("moodle_enrolment", None, None, None, what)
-        if moodle is not None and (left := _given_up(moodle, zoho_id)):
-            seat = left
-        return [*(Link(name, None, None, None, what) for name in names), seat]
+    if not asks:
+        left = _given_up(moodle, ("enrollment", zoho_id)) if moodle is not None else None
+        others = [_link(name, None, "no_seat_asked") for name in names]
+        return [*others, left or _link("moodle_enrolment", None, "no_seat_asked")]
     if moodle is None:
-        what = "No Moodle is connected for this college."
-        seat = Link(
-            "moodle_enrolment", None, None, None,
-            "Zoho's records ask for a seat, but no Moodle is connected for this college, so the ledger "
-            "cannot tell who sits in the course.",
-            "Look into Moodle itself: this college has none connected to the ledger.",
-        )  # fmt: skip
-        return [*(Link(name, None, None, None, what) for name in names), seat]
-    wanted = moodle.seat(zoho_id)
+        step = "Look into Moodle itself: this college has none connected to the ledger."
+        seat = _link("moodle_enrolment", None, "seat_not_known", next_step=step)
+        return [*(_link(name, None, "no_moodle") for name in names), seat]
+    wanted = moodle.wanted.seat(zoho_id)
     assert wanted is not None
     course = wanted.course or ("class", "")
     return [
@@ -276,83 +367,88 @@ def _moodle(links: list[Link], moodle: Wanted | None, zoho_id: str) -> list[Link
     ]
 
 
-def _part(moodle: Wanted, link: str, name: Name, what: str) -> Link:
+def _untold(moodle: _Moodle, link: str, name: Name, what: str) -> Link | None:
+    """That Moodle's reports do not cover what is asked for now, where none is connected to ask."""
+    if moodle.connected or moodle.wanted.status(name) != QUEUED:
+        return None
+    known = moodle.wanted.known(name)
+    if known.position is None:
+        return _link(link, None, "not_reported", next_step=_LOOK_THERE, what=what)
+    return _link(link, None, "report_outdated", (known.position, known.at), _LOOK_THERE, what=what)
+
+
+def _part(moodle: _Moodle, link: str, name: Name, what: str) -> Link:
     """An account or a course, as Moodle reported on it."""
-    known = moodle.known(name)
-    is_refused = known.reason is not None and moodle.status(name) == FAILED
-    if is_refused and known.moodle_id is None:
-        return Link(
-            link, False, known.position, known.at,
-            f"{what} is not in Moodle: {known.said}.",
-            _BY_ITSELF if known.reason in rules.REASONS else _TRY_AGAIN.format(*name),
-        )  # fmt: skip
-    if known.moodle_id is None:
-        return Link(link, None, None, None, f"{what} is queued: Moodle has not reported on it yet.")
-    detail = f"{what} in Moodle has the id {known.moodle_id}."
+    if untold := _untold(moodle, link, name, what):
+        return untold
+    known = moodle.wanted.known(name)
+    event, moodle_id, said = (known.position, known.at), known.moodle_id, known.said
+    is_refused = known.reason is not None and moodle.wanted.status(name) == FAILED
+    if is_refused and moodle_id is None:
+        step = _BY_ITSELF if known.reason in rules.REASONS else _TRY_AGAIN.format(*name)
+        return _link(link, False, "not_in_moodle", event, step, what=what, said=said)
+    if moodle_id is None:
+        return _link(link, None, "queued", what=what)
     if is_refused:
-        detail += f" Its newest change was not made: {known.said}."
-    return Link(link, True, known.position, known.at, detail)
+        return _link(link, True, "in_moodle_change_refused", event, what=what, moodle_id=moodle_id, said=said)
+    return _link(link, True, "in_moodle", event, what=what, moodle_id=moodle_id)
 
 
-def _seat(moodle: Wanted, name: Name) -> Link:
+def _seat(moodle: _Moodle, name: Name) -> Link:
     """The seat itself, as Moodle reported on it."""
-    known, status = moodle.known(name), moodle.status(name)
+    link = "moodle_enrolment"
+    if untold := _untold(moodle, link, name, "The seat"):
+        return untold
+    known, status = moodle.wanted.known(name), moodle.wanted.status(name)
+    event = known.position, known.at
     if status == SYNCED:
-        return Link(
-            "moodle_enrolment", True, known.position, known.at,
-            f"Moodle confirmed the seat {known.moodle_id} (course and user).",
-        )  # fmt: skip
+        return _link(link, True, "seat_confirmed", event, moodle_id=known.moodle_id)
     if status == FAILED:
-        why = known.said or "its account or its course is not there"
-        return Link(
-            "moodle_enrolment", False, known.position, known.at,
-            f"Moodle does not give the seat: {why}.",
-            _TRY_AGAIN.format(*name),
-        )  # fmt: skip
-    return Link(
-        "moodle_enrolment", False, None, None,
-        "The seat is queued: Moodle has not confirmed it yet.",
-        "Nothing, unless it stays so: then see degraded in /v1/ready, whether Moodle can be reached.",
-    )  # fmt: skip
+        step = _TRY_AGAIN.format(*name)
+        if known.said:
+            return _link(link, False, "seat_refused", event, step, said=known.said)
+        return _link(link, False, "seat_blocked", event, step)
+    step = "Nothing, unless it stays so: then see degraded in /v1/ready, whether Moodle can be reached."
+    return _link(link, False, "seat_queued", next_step=step)
 
 
-def _given_up(moodle: Wanted, zoho_id: str) -> Link | None:
+def _given_up(moodle: _Moodle, name: Name) -> Link | None:
     """What became of the seat of an enrollment that asks for none (any more)."""
-    name = ("enrollment", zoho_id)
-    known = moodle.known(name)
+    link, known = "moodle_enrolment", moodle.wanted.known(name)
     if known.moodle_id is None:
         return None
-    if moodle.status(name) == SYNCED:
-        detail = (
-            f"No seat is asked for. Moodle acknowledged that for {known.moodle_id} (course and user), "
-            "which stays only where another enrollment asks for it."
-        )
-        return Link("moodle_enrolment", None, known.position, known.at, detail)
-    detail = f"The seat {known.moodle_id} is still to be taken back in Moodle."
-    return Link("moodle_enrolment", None, known.position, known.at, detail)
+    if untold := _untold(moodle, link, name, "The seat"):
+        return untold
+    event = known.position, known.at
+    if moodle.wanted.status(name) == SYNCED:
+        return _link(link, None, "seat_given_up", event, moodle_id=known.moodle_id)
+    return _link(link, None, "seat_still_there", event, moodle_id=known.moodle_id)
 
 
-def _why_unused(event: Any, entity: str) -> tuple[str, str]:
-    """Why an event of a record was not used, and what to do; in sentences."""
+def _why_unused(event: Any, entity: str) -> _Why:
+    """Why an event of a record was not used, and what to do."""
     status, reason = event["status"], event["reason"]
     if status == "INVALID":
         problems = _decode(event["errors"]) if event["errors"] else []
         named = "; ".join(f"{_label(field)}: {problem}" for field, problem in problems)
         fields = " and ".join(_label(field) for field, _ in problems) or "the record"
-        return (
-            f"What Zoho sent cannot be used ({named}).",
-            f"Fill in {fields} of the {entity} in Zoho and save it again.",
-        )
+        return _Why("unusable", f"Fill in {fields} of the {entity} in Zoho and save it again.", named)
     if status == "ERROR":
-        return (
-            "It was recorded, but could not be applied.",
-            "Tell the administrator: sync-ledger replay --parked applies it again.",
-        )
+        step = "Tell the administrator: sync-ledger replay --parked applies it again."
+        return _Why("not_applied", step)
     if reason == "not_approved":
-        return "It is a draft or not approved in Zoho.", f"Approve the {entity} in Zoho."
-    if reason in _UNUSED:
-        return _UNUSED[reason], f"If that version is the right one, save the {entity} in Zoho again."
-    return "It led to nothing.", f"Save the {entity} in Zoho again."
+        return _Why("not_approved", f"Approve the {entity} in Zoho.")
+    step = f"If that version is the right one, save the {entity} in Zoho again."
+    if reason == "stale":
+        return _Why("stale", step)
+    if reason == "deleted":
+        return _Why("not_newer_than_deletion", step)
+    return _Why("led_to_nothing", f"Save the {entity} in Zoho again.")
+
+
+def _of(event: Any) -> tuple[int, int]:
+    """The position and instant of an event."""
+    return event["position"], event["recorded_at"]
 
 
 def _label(field: str) -> str:

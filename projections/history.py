@@ -9,7 +9,7 @@ import msgspec
 
 from ledger import clock
 from ledger.database import Connection, Database
-from ledger.events import REPORTS, stream_name
+from ledger.events import REPORT, REPORTS, stream_name
 from ledger.unseal import Unsealer
 from ledger.vault import MasterKey
 from ledger.zoho.entities import Entities
@@ -37,7 +37,7 @@ _decode = msgspec.json.decode
 
 class Filter(msgspec.Struct, frozen=True):
     """Which events. `since` is inclusive, `until` exclusive (microseconds since 1970 UTC),
-    `after` an exclusive position; None does not count.
+    `after` an exclusive position; None does not count. `warnings`: only events that have some.
     """
 
     entity: str | None = None
@@ -49,6 +49,7 @@ class Filter(msgspec.Struct, frozen=True):
     since: int | None = None
     until: int | None = None
     after: int = 0
+    warnings: bool = False
 
 
 class Page(msgspec.Struct):
@@ -211,11 +212,16 @@ async def _select(
         skipped = reason in SKIPPED or reason.endswith(NOT_SYNCED)
         status = "SKIPPED" if skipped else "FAILED"  # nothing else has one
     by_outcome = (status, reason)
+    counts_more = status is not None or wanted.warnings
     arguments: tuple[Any, ...] = common
-    if stream is not None and (status is not None or delivery_id is not None):
-        name, arguments = "events_of_stream_by_outcome", (*common, stream, *by_outcome, delivery_id)
-    elif delivery_id is not None and status is not None:
-        name, arguments = "events_of_delivery_by_outcome", (*common, delivery_id, *by_outcome, None)
+    if stream is not None and (counts_more or delivery_id is not None):
+        name = "events_of_stream_by_outcome"
+        arguments = (*common, stream, *by_outcome, delivery_id, wanted.warnings)
+    elif delivery_id is not None and counts_more:
+        name = "events_of_delivery_by_outcome"
+        arguments = (*common, delivery_id, *by_outcome, None, wanted.warnings)
+    elif wanted.warnings:
+        name, arguments = "events_with_warnings", (*common, *by_outcome)
     elif stream is not None:
         name, arguments = "events_of_stream", (*common, stream)
     elif delivery_id is not None:
@@ -242,6 +248,7 @@ def _fitting(rows: list[Any]) -> int:
 
 def _event(row: Any) -> dict[str, Any]:
     changes, errors = row["changes"], row["errors"]
+    found = _decode(errors) if errors else []
     return {
         "position": row["position"],
         "recorded_at": clock.to_text(row["recorded_at"]),
@@ -252,10 +259,18 @@ def _event(row: Any) -> dict[str, Any]:
         "status": row["status"],
         "reason": row["reason"],
         "changes": changes_of(_decode(changes)) if changes else None,
-        "errors": problems_of(_decode(errors)) if errors else None,
+        "errors": problems_of(found) if errors else None,
+        "warnings": problems_of(_warnings(row, found)) or None,
         "source": row["source"],
         "delivery_id": row["delivery_id"],
     }
+
+
+def _warnings(row: Any, errors: list[Any]) -> list[Any]:
+    """The problems of an event that are none of its errors, as `has_warnings` selects them."""
+    if row["problems"] is None or row["flags"] & REPORT:
+        return []
+    return [problem for problem in _decode(row["problems"]) if problem not in errors]
 
 
 def _effect(row: Any, name: Name) -> dict[str, Any]:
@@ -270,6 +285,7 @@ def _effect(row: Any, name: Name) -> dict[str, Any]:
         "reason": row["reason"],
         "changes": None,
         "errors": None,
+        "warnings": None,
         "source": row["source"],
         "delivery_id": row["delivery_id"],
         "caused_by": {"entity": row["entity"], "zoho_id": row["zoho_id"]},

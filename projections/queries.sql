@@ -61,7 +61,8 @@ select position from ledger.events
 
 -- events_with_outcomes: some events and what each led to; `{events}` is one of the selections below
 select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.topic, e.source,
-       e.delivery_id, e.key_id, octet_length(e.payload) as size, o.status, o.reason, o.changes, o.errors
+       e.delivery_id, e.flags, e.problems, e.key_id, octet_length(e.payload) as size,
+       o.status, o.reason, o.changes, o.errors
   from ledger.heads h cross join lateral (
 {events}) e
   left join lateral (
@@ -101,7 +102,8 @@ select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.to
 
 -- events_by_outcome: events found by what they led to
 select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.topic, e.source,
-       e.delivery_id, e.key_id, octet_length(e.payload) as size, o.status, o.reason, o.changes, o.errors
+       e.delivery_id, e.flags, e.problems, e.key_id, octet_length(e.payload) as size,
+       o.status, o.reason, o.changes, o.errors
   from ledger.outcomes o
  cross join lateral (
     select * from ledger.events e
@@ -118,7 +120,8 @@ select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.to
 
 -- events_by_rare_status: the same for statuses that have an index
 select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.topic, e.source,
-       e.delivery_id, e.key_id, octet_length(e.payload) as size, o.status, o.reason, o.changes, o.errors
+       e.delivery_id, e.flags, e.problems, e.key_id, octet_length(e.payload) as size,
+       o.status, o.reason, o.changes, o.errors
   from ledger.outcomes o
  cross join lateral (
     select * from ledger.events e
@@ -133,9 +136,34 @@ select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.to
    and ($8::text is null or o.reason = $8)
  order by o.position limit $6;
 
--- events_of_stream_by_outcome: the same where what they led to counts
+-- has_warnings: whether an event `e` that led to `o` has a problem that is none of its errors
+e.problems is not null and e.flags & 8 = 0 and exists (
+         select problem::text from json_array_elements(e.problems::json) problem
+         except
+         select error::text from json_array_elements(convert_from(coalesce(o.errors, '[]'), 'utf8')::json) error);
+
+-- events_with_warnings: events that have one
 select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.topic, e.source,
-       e.delivery_id, e.key_id, octet_length(e.payload) as size, o.status, o.reason, o.changes, o.errors
+       e.delivery_id, e.flags, e.problems, e.key_id, octet_length(e.payload) as size,
+       o.status, o.reason, o.changes, o.errors
+  from ledger.events e
+  left join lateral (
+    select * from ledger.outcomes o
+     where o.tenant_id = $1 and o.position = e.position and o.own
+       and o.generation = (select h.generation from ledger.heads h where h.tenant_id = $1)
+     limit 1) o on true
+ where e.tenant_id = $1 and e.position > $2 and e.position < $3
+   and ($4::text is null or e.entity = $4)
+   and ($5::text is null or e.source = $5)
+   and ($7::text is null or o.status = $7)
+   and ($8::text is null or o.reason = $8)
+   and {has_warnings}
+ order by e.position limit $6;
+
+-- events_of_stream_by_outcome: the events of one record where what they led to, or their warnings, count
+select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.topic, e.source,
+       e.delivery_id, e.flags, e.problems, e.key_id, octet_length(e.payload) as size,
+       o.status, o.reason, o.changes, o.errors
   from ledger.heads h cross join lateral (
     select * from ledger.events e
      where e.tenant_id = $1 and e.stream = $7 and e.position > $2 and e.position < $3
@@ -143,18 +171,20 @@ select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.to
        and ($5::text is null or e.source = $5)
        and ($10::text is null or e.delivery_id = $10)
      order by e.version offset 0) e
-  cross join lateral (
+  left join lateral (
     select * from ledger.outcomes o
      where o.tenant_id = $1 and o.generation = h.generation and o.position = e.position and o.own
-     limit 1) o
+     limit 1) o on true
  where h.tenant_id = $1
    and ($8::text is null or o.status = $8)
    and ($9::text is null or o.reason = $9)
+   and (not $11 or {has_warnings})
  order by e.position limit $6;
 
--- events_of_delivery_by_outcome: the same where what they led to counts
+-- events_of_delivery_by_outcome: the same of one delivery
 select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.topic, e.source,
-       e.delivery_id, e.key_id, octet_length(e.payload) as size, o.status, o.reason, o.changes, o.errors
+       e.delivery_id, e.flags, e.problems, e.key_id, octet_length(e.payload) as size,
+       o.status, o.reason, o.changes, o.errors
   from ledger.heads h cross join lateral (
     select * from ledger.events e
      where e.tenant_id = $1 and e.delivery_id = $7 and e.position > $2 and e.position < $3
@@ -162,13 +192,14 @@ select e.position, e.recorded_at, e.entity, e.zoho_id, e.stream, e.version, e.to
        and ($5::text is null or e.source = $5)
        and ($10::text is null or e.delivery_id = $10)
      order by e.position offset 0) e
-  cross join lateral (
+  left join lateral (
     select * from ledger.outcomes o
      where o.tenant_id = $1 and o.generation = h.generation and o.position = e.position and o.own
-     limit 1) o
+     limit 1) o on true
  where h.tenant_id = $1
    and ($8::text is null or o.status = $8)
    and ($9::text is null or o.reason = $9)
+   and (not $11 or {has_warnings})
  order by e.position limit $6;
 
 -- payloads_at: payloads of some positions

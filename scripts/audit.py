@@ -52,6 +52,8 @@ class Which:
     to: Instant = None
     after: int = 0
     """a position, exclusive"""
+    warnings: Annotated[bool, Parameter(negative="")] = False
+    """only events that have warnings"""
     payload: Annotated[bool, Parameter(negative="")] = False
     """with the record as stored"""
 
@@ -72,6 +74,7 @@ class Which:
             since=instant("--from", self.from_),
             until=instant("--to", self.to),
             after=self.after,
+            warnings=self.warnings,
         )
 
 
@@ -294,6 +297,7 @@ def _print_events(page: Page, *, json: bool) -> int:
         "reason",
         "changes",
         "errors",
+        "warnings",
         "source",
     )
     extra = ("payload",) if items and "payload" in items[0] else ()

@@ -163,8 +163,7 @@ class Reader:
                 found, more = self._first(field.fallback, raw, read, is_empty, kept)
                 if found is not None and (unread or not present):
                     provisional.append(field.name)
-                if present:
-                    problems += [(field.name, text) for text in more]
+                problems += [(field.name, text) for text in more]
             problems += [(field.name, text) for text in unread]
             if found is not None or (field.required if unread else present):
                 canonical[field.name] = found

@@ -72,6 +72,7 @@ def test_as_of(client: httpx.Client) -> None:
      "/v1/students?at_position=-1", "/v1/students/S?state=all", "/v1/audit/summary?by=week",
      "/v1/audit/summary?from=x", "/v1/audit/export?format=xml", "/v1/audit/export?limit=3",
      "/v1/audit/export?status=FINE", "/v1/audit/records/student/S?x=1",
+     "/v1/audit/events?warnings=false", "/v1/audit/events?warnings=", "/v1/audit/export?warnings=1",
      "/v1/audit/explain/enrollments/E?as_of=2026-01-01T00:00:00Z"],
 )  # fmt: skip
 def test_bad_parameters(client: httpx.Client, path: str) -> None:
@@ -130,6 +131,32 @@ def test_export(client: httpx.Client) -> None:
     assert [json.loads(line)["position"] for line in some] == [6]
 
 
+def test_warnings(client: httpx.Client, home: Path, tenant: str) -> None:
+    """What could not be read is listed, filtered and exported, over HTTP and by the command."""
+    said = client.post(
+        "/v1/sync/programs",
+        json=[{"id": "P", "Product_Name": "x"}, {"id": "P", "Price": "free"}, {"id": "Q", "Price": "free"}],
+    ).json()
+    events = client.get("/v1/audit/events").json()["items"]
+    found = client.get("/v1/audit/events?warnings=true").json()["items"]
+    assert [item["position"] for item in found] == [8, 9]
+    assert found == [item for item in events if item["warnings"]]
+    assert found[0]["warnings"] == said["results"][1]["warnings"]
+    assert client.get("/v1/audit/records/program/P").json()["items"][-1] == found[0]
+    invalid = client.get("/v1/audit/export?warnings=true&status=INVALID&format=csv")
+    [row] = csv.DictReader(io.StringIO(invalid.text, newline=""))
+    assert list(row)[-1] == "warnings"
+    assert json.loads(row["warnings"]) == found[1]["warnings"]
+    with_payload = client.get("/v1/audit/export?warnings=true&payload=true&format=csv").text
+    assert with_payload.splitlines()[0].endswith(",payload,warnings")
+    done = command(home, tenant, "audit", "events", "--warnings", "--json")
+    assert json.loads(done.stdout)["items"] == found
+    done = command(home, tenant, "audit", "export", "--warnings")
+    assert [json.loads(line) for line in done.stdout.splitlines()] == found
+    table = command(home, tenant, "audit", "record", "program", "P").stdout
+    assert found[0]["warnings"][0]["problem"] in table
+
+
 def test_commands_say_what_the_endpoints_say(client: httpx.Client, home: Path, tenant: str) -> None:
     """The same JSON from `audit`, beside the running server."""
     for arguments, path in (
@@ -144,6 +171,8 @@ def test_commands_say_what_the_endpoints_say(client: httpx.Client, home: Path, t
         done = command(home, tenant, "audit", *arguments, "--json")
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout) == client.get(path).json(), arguments
+    table = command(home, tenant, "audit", "explain", "E").stdout
+    assert [line.split()[:2] for line in table.splitlines()[6:]][5] == ["period", "yes"]
     done = command(home, tenant, "audit", "export", "--format", "csv")
     assert done.stdout == client.get("/v1/audit/export?format=csv").text.replace("\r\n", "\n")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -10,6 +11,7 @@ from ledger import clock
 from ledger.settings import MoodleSettings, TenantSettings
 from projections.explain import explain_enrollment
 from projections.past import Past
+from projections.sentences import SENTENCES
 from tests.harness import Ledger
 
 ENROLLMENT = {"id": "E", "Student": "S", "Class": "C", "status": "Active"}
@@ -17,14 +19,16 @@ STUDENT = {"id": "S", "Last_Name": "Nasser", "Status": "Active"}
 CLASS = {"id": "C", "Class_Name": "Programming T1"}
 ON = TenantSettings(moodle=MoodleSettings(enabled=True))
 OFF = TenantSettings()
+AMMAN = TenantSettings(timezone=ZoneInfo("Asia/Amman"))  # three hours ahead of UTC all the year
 
 
-async def explained(ledger: Ledger, settings: TenantSettings = ON) -> Any:
-    """The explanation of E."""
+async def explained(ledger: Ledger, settings: TenantSettings = ON, now: str | None = None) -> Any:
+    """The explanation of E, at an instant."""
     async with ledger.database.transaction(ledger.tenant, snapshot=True) as connection:
         key = ledger.installation.master_key
-        now = await Past.at(connection, ledger.tenant, key, ledger.projection, position=2**62)
-        return await explain_enrollment(now, connection, ledger.tenant, settings, "E")
+        past = await Past.at(connection, ledger.tenant, key, ledger.projection, position=2**62)
+        instant = None if now is None else clock.parse(now)
+        return await explain_enrollment(past, connection, ledger.tenant, settings, "E", now=instant)
 
 
 async def recorded_at(ledger: Ledger, position: int) -> str:
@@ -160,10 +164,12 @@ async def test_what_fails(ledger: Ledger, case: str) -> None:
     assert found["since"] == await recorded_at(ledger, position)
     assert found["next_step"].endswith((".", "again."))
     assert [k["link"] for k in found["links"]] == [
-        "record", "valid", "student", "class", "program", "moodle_user", "moodle_course", "moodle_enrolment",
+        "record", "valid", "student", "class", "program", "period",
+        "moodle_user", "moodle_course", "moodle_enrolment",
     ]  # fmt: skip
     reason = next(k for k in found["links"] if k["link"] == link)
     assert found["because"] == reason["detail"]
+    assert all(k["code"] in SENTENCES for k in found["links"])
 
 
 async def test_no_moodle(ledger: Ledger) -> None:
@@ -174,7 +180,7 @@ async def test_no_moodle(ledger: Ledger) -> None:
     assert found["answer"] == "unknown"
     assert broken(found) is None
     assert "no Moodle is connected" in found["because"]
-    assert [k["ok"] for k in found["links"]] == [True, True, True, True, None, None, None, None]
+    assert [k["ok"] for k in found["links"]] == [True, True, True, True, None, True, None, None, None]
 
 
 async def test_a_version_that_was_not_used(ledger: Ledger) -> None:
@@ -216,3 +222,105 @@ async def test_which_event_made_it_so(ledger: Ledger) -> None:
     found = await explained(ledger)
     assert found["since"] == await recorded_at(ledger, 4)
     assert found["links"][2]["position"] == 4
+
+
+async def send(ledger: Ledger, **dates: Any) -> None:
+    """All that a seat needs, the enrollment with these dates."""
+    for plural, record in (
+        ("students", STUDENT),
+        ("classes", CLASS),
+        ("enrollments", {**ENROLLMENT, **dates}),
+    ):
+        await ledger.post(plural, record)
+
+
+def period(found: Any) -> tuple[bool | None, str]:
+    """The link of that name."""
+    link = found["links"][5]
+    assert link["link"] == "period"
+    return link["ok"], link["code"]
+
+
+SPRING = {"Start_Date": "2090-02-01", "End_Date": "2090-06-30"}
+PERIODS: dict[str, tuple[dict[str, Any], str, bool, str]] = {
+    # the dates, now (in Amman it is three hours later), whether today is within, the code
+    "no dates": ({}, "2090-01-01T00:00:00Z", True, "no_dates"),
+    "the day before the first": (SPRING, "2090-01-31T20:59:59.999999Z", False, "not_begun"),
+    "the first day": (SPRING, "2090-01-31T21:00:00Z", True, "within_dates"),
+    "the last day": (SPRING, "2090-06-30T20:59:59.999999Z", True, "within_dates"),
+    "the day after the last": (SPRING, "2090-06-30T21:00:00Z", False, "ended"),
+    "a start alone, before": ({"Start_Date": "2090-02-01"}, "2090-01-01T00:00:00Z", False, "not_begun"),
+    "a start alone, later": ({"Start_Date": "2090-02-01"}, "2190-01-01T00:00:00Z", True, "within_dates"),
+    "an end alone, before": ({"End_Date": "2090-02-01"}, "2090-01-01T00:00:00Z", True, "within_dates"),
+    "an end alone, later": ({"End_Date": "2090-02-01"}, "2190-01-01T00:00:00Z", False, "ended"),
+    "the end before the start": (
+        {"Start_Date": "2090-06-30", "End_Date": "2090-02-01"}, "2090-03-01T00:00:00Z", False, "end_before_start",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PERIODS)
+async def test_the_period(ledger: Ledger, case: str) -> None:
+    """Today is a day of the college's zone; first and last day are within. It is the reason where
+    all else holds, and rests on the event that brought the dates.
+    """
+    dates, now, ok, code = PERIODS[case]
+    await send(ledger, **dates)
+    await ledger.post("enrollments", {"id": "E", "status": "Registered"})
+    found = await explained(ledger, AMMAN, now)
+    assert period(found) == (ok, code)
+    link = found["links"][5]
+    assert (link["position"], link["at"]) == (3, await recorded_at(ledger, 3))
+    assert found["answer"] == ("unknown" if ok else "not_enrolled")
+    assert broken(found) == (None if ok else "period")
+    if not ok:
+        assert found["because"] == link["detail"]
+        assert "enrollment" in found["next_step"]
+    assert all(day in link["detail"] for day in dates.values()) or code in ("not_begun", "ended")
+
+
+async def test_no_period(ledger: Ledger) -> None:
+    """Where no version of the enrollment can be used, its dates are not known; of a deleted one they
+    are not looked at.
+    """
+    await ledger.post("enrollments", {"id": "E", "Student": "Layla Nasser", "End_Date": "2020-01-01"})
+    assert period(await explained(ledger)) == (None, "no_usable_version")
+    await send(ledger, End_Date="2020-01-01")
+    assert period(await explained(ledger)) == (False, "ended")
+    await ledger.post("enrollments", {"id": "E", "operation": "delete"})
+    assert period(await explained(ledger)) == (None, "not_looked_at_deleted")
+
+
+async def test_dates_that_changed(ledger: Ledger) -> None:
+    """The period rests on the event that brought the dates as they are, and since is its instant."""
+    await send(ledger, End_Date="2020-01-01")
+    await ledger.post("enrollments", {"id": "E", "status": "Registered"})
+    found = await explained(ledger)
+    assert (found["because"], found["since"]) == (found["links"][5]["detail"], await recorded_at(ledger, 3))
+    await ledger.post("enrollments", {"id": "E", "End_Date": "2090-01-01"})
+    await ledger.post("enrollments", {"id": "E", "status": "Active"})
+    found = await explained(ledger, OFF)
+    assert (found["answer"], period(found)) == ("unknown", (True, "within_dates"))
+    assert (found["links"][5]["position"], found["since"]) == (5, await recorded_at(ledger, 5))
+    await ledger.post("enrollments", {"id": "E", "End_Date": None})
+    found = await explained(ledger, OFF)
+    assert (period(found), found["links"][5]["position"]) == ((True, "no_dates"), 7)
+    assert found["since"] == await recorded_at(ledger, 5)
+
+
+async def test_since_goes_with_the_calendar(ledger: Ledger) -> None:
+    """The days turn the answer without an event; what is not asked for any more does not turn."""
+    await send(ledger, **SPRING)
+    came = await recorded_at(ledger, 3)
+    first, behind = "2090-01-31T21:00:00.000000Z", "2090-06-30T21:00:00.000000Z"
+    for now, since in (
+        ("2090-01-01T00:00:00Z", came),
+        (first, first),
+        ("2090-05-01T00:00:00Z", first),
+        (behind, behind),
+        ("2190-01-01T00:00:00Z", behind),
+    ):
+        assert (await explained(ledger, AMMAN, now))["since"] == since, now
+    await ledger.post("enrollments", {"id": "E", "status": "Withdrawn"})
+    found = await explained(ledger, AMMAN, "2190-01-01T00:00:00Z")
+    assert (broken(found), found["since"]) == ("valid", came)

@@ -20,6 +20,7 @@ from ledger.vault import MasterKey
 from ledger.verify import follow
 from ledger.zoho.entities import ENTITIES
 from projections.fold import CurrentState
+from projections.history import Filter, History
 from tests.golden import FOLDER, packed, restore
 from tests.harness import rebuild
 
@@ -48,6 +49,9 @@ async def test_golden_dump(path: Path, installation: Installation, database: Dat
     for table, expected in document["expected"].items():
         found = sorted(([packed(v) for v in row] for row in getattr(rebuilt, table)), key=repr)
         assert found == expected, table
+    listed = await History(database, tenant, master_key, ENTITIES).events(Filter(warnings=True), 100)
+    fields = {warning["field"] for item in listed.items for warning in item["warnings"]}
+    assert fields >= {"price", "start_date", "last_name"}, "stored before they were listed"
 
 
 @pytest.mark.parametrize("path", EVENTS, ids=lambda path: path.stem)

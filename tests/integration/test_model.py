@@ -46,13 +46,28 @@ def test_as_the_model_has_it_for_long(world: type[World]) -> None:
 
 MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     "stale check off": [
-        ("projections.fold", '        if row.state != NONE and effective < (row.effective_at or 0):\n            return Outcome("SKIPPED", "stale")\n        if event.flags', "        if event.flags"),
+        ("projections.fold", '            if effective < stated:\n                return Outcome("SKIPPED", "stale")\n', ""),
     ],
     "equal instants: the earlier arrival wins": [
-        ("projections.fold", 'if row.state != NONE and effective < (row.effective_at or 0):\n            return Outcome("SKIPPED", "stale")\n        if event.flags', 'if row.state != NONE and effective <= (row.effective_at or 0):\n            return Outcome("SKIPPED", "stale")\n        if event.flags'),
+        ("projections.fold", "            if effective < stated:\n", "            if effective <= stated:\n"),
     ],
     "a tombstone yields to an equal instant": [
-        ("projections.fold", "effective <= (row.effective_at or 0)", "effective < (row.effective_at or 0)"),
+        ("projections.fold", "row.state == DELETED and effective <= stated", "row.state == DELETED and effective < stated"),
+    ],
+    "a record without an instant moves the clock": [
+        ("projections.fold", "        effective = event.effective_at\n        if refused", "        effective = event.recorded_at if event.effective_at is None else event.effective_at\n        if refused"),
+    ],
+    "a record without an instant is never applied again": [
+        ("projections.fold", "        if effective is not None and stated is not None:\n", "        if stated is not None:\n            effective = effective or 0\n"),
+    ],
+    "what is unreadable wipes what is known": [
+        ("ledger.zoho.records", "(field.required if unread else present)", "present"),
+    ],
+    "an unreadable value stops the search": [
+        ("ledger.zoho.records", "                continue\n            if found is not None:\n                return found, unread\n", "                break\n            if found is not None:\n                return found, unread\n"),
+    ],
+    "invisible characters make another id": [
+        ("ledger.zoho.values", "    text = visible(str(value)).strip()\n    text = text.removeprefix", "    text = str(value).strip()\n    text = text.removeprefix"),
     ],
     "release drops one": [
         ("projections.fold", "        for dependent in view.dependents_of(name):\n            before = view.row(dependent)\n            if before is None or name not in before.waiting_for", "        for dependent in view.dependents_of(name)[:1]:\n            before = view.row(dependent)\n            if before is None or name not in before.waiting_for"),
@@ -81,7 +96,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ("projections.fold", '        if event.flags & NOT_APPROVED:\n            return Outcome("SKIPPED", "not_approved")\n', ""),
     ],
     "a second deletion deletes again": [
-        ("projections.fold", '            row.effective_at = max(effective, row.effective_at or 0)\n            return Outcome("UNCHANGED")\n', "            pass\n"),
+        ("projections.fold", '            row.effective_at = effective if stated is None else max(effective, stated)\n            return Outcome("UNCHANGED")\n', "            pass\n"),
     ],
     "the cache outlives another process's append": [
         ("ledger.lane", "                self._drop()\n                self._head = loaded.head\n                run.reset", "                self._head = loaded.head\n                run.reset"),

@@ -260,3 +260,102 @@ async def test_an_old_seat_in_the_explanation(college: College, client: httpx.As
     assert (await links(client))[:2] == ("enrolled", [True, True, True])
     found = await got(client, "/v1/audit/explain/enrollments/E1")
     assert "another account" in found["links"][-3]["detail"]
+
+
+async def test_days_that_are_over_in_the_explanation(college: College, client: httpx.AsyncClient) -> None:
+    """Moodle has the seat with its dates, and keeps it shut: the days are the reason, and the links of
+    Moodle are shown as they are.
+    """
+    await send_all(client)
+    dates = {"Start_Date": "2024-02-01", "End_Date": "2024-06-30"}
+    await post(client, "enrollments", {"id": "E1", **dates})
+    answer, ok, because = await links(client)
+    assert (answer, ok, "2024-06-30" in because) == ("not_enrolled", [None, None, False], True)
+    await college.settle()
+    answer, ok, because = await links(client)
+    assert (answer, ok, "2024-06-30" in because) == ("not_enrolled", [True, True, True], True)
+    await post(client, "enrollments", {"id": "E1", "End_Date": None})
+    await college.settle()
+    assert (await links(client))[:2] == ("enrolled", [True, True, True])
+
+
+async def codes(client: httpx.AsyncClient, zoho_id: str = "E1") -> tuple[str, list[Any]]:
+    """The answer, and what the three links of Moodle say: whether they hold, their codes, positions."""
+    found = await got(client, f"/v1/audit/explain/enrollments/{zoho_id}")
+    return found["answer"], [(link["ok"], link["code"], link["position"]) for link in found["links"][-3:]]
+
+
+async def test_reports_in_the_explanation_without_a_moodle(
+    college: College, client: httpx.AsyncClient
+) -> None:
+    """Where no Moodle is connected, the links show what the events tell of one, as far as that covers
+    what is asked for now.
+    """
+    await send_all(client)
+    async with serving(college.but(enabled=False, base_url=None, token=None)) as off:
+        answer, told = await codes(off)
+        assert (answer, [t[1] for t in told]) == ("unknown", ["no_moodle", "no_moodle", "seat_not_known"])
+        college.moodle.site.settings.manual_enrol_enabled = False
+        await college.settle()
+        answer, told = await codes(off)
+        assert (answer, [t[:2] for t in told]) == (
+            "not_enrolled", [(True, "in_moodle"), (True, "in_moodle"), (False, "seat_refused")],
+        )  # fmt: skip
+        assert (answer, told) == await codes(client)
+        college.moodle.site.settings.manual_enrol_enabled = True
+        await post(client, "enrollments", {"id": "E1", "status": "Active"})
+        assert (await codes(off))[1][2][:2] == (None, "report_outdated")
+        await college.settle()
+        # what is not asked of Moodle is covered all the same
+        await post(client, "students", student("S1"), {"id": "S1", "Student_ID": "0815"})
+        await post(client, "enrollments", enrollment("E1", "S1", "C1"))
+        answer, told = await codes(off)
+        assert (answer, told[2][:2]) == ("enrolled", (True, "seat_confirmed"))
+        assert (answer, told) == await codes(client)
+        answer, told = await codes(off, "E2")
+        assert (answer, told) == await codes(client, "E2")
+        assert (answer, told[0][1]) == ("not_enrolled", "not_in_moodle")
+        # newer than the report
+        await post(client, "enrollments", {"id": "E1", "Start_Date": "2026-01-01"})
+        await post(client, "students", {"id": "S1", "First_Name": "Layla"})
+        answer, unclear = await codes(off)
+        assert answer == "unknown"
+        assert [t[:2] for t in unclear] == [
+            (None, "report_outdated"), (True, "in_moodle"), (None, "report_outdated"),
+        ]  # fmt: skip
+        assert [t[2] for t in unclear] == [t[2] for t in (await codes(client))[1][:2]] + [
+            (await college.known("enrollment", "E1")).position
+        ]
+        await college.settle()
+        assert (await codes(off)) == (await codes(client))
+        # withdrawn, and taken back
+        await post(client, "enrollments", {"id": "E1", "status": "Withdrawn"})
+        assert (await codes(off))[1][2][:2] == (None, "report_outdated")
+        await college.settle()
+        answer, told = await codes(off)
+        assert (answer, told[2][:2]) == ("not_enrolled", (None, "seat_given_up"))
+        # a class on which nothing was reported
+        await post(client, "classes", class_("C2"))
+        await post(client, "enrollments", enrollment("E4", "S1", "C2"))
+        answer, told = await codes(off, "E4")
+        assert answer == "unknown"
+        assert [t[:2] for t in told] == [(True, "in_moodle"), (None, "not_reported"), (None, "not_reported")]
+
+
+async def test_reports_of_other_settings_in_the_explanation(
+    college: College, client: httpx.AsyncClient
+) -> None:
+    """Role, made courses and the way to withdraw are those of the Moodle that reported, not those that
+    are the default.
+    """
+    other = college.but(student_role_id=4, create_courses=True, on_withdraw="unenrol")
+    await post(client, "students", student("S1"))
+    await post(client, "classes", class_("C9"))
+    await post(client, "enrollments", enrollment("E1", "S1", "C9"))
+    await other.settle()
+    async with serving(college.but(enabled=False)) as off:
+        answer, told = await codes(off)
+        assert (answer, [t[1] for t in told]) == ("enrolled", ["in_moodle", "in_moodle", "seat_confirmed"])
+        await post(client, "enrollments", {"id": "E1", "status": "Withdrawn"})
+        await other.settle()
+        assert (await codes(off))[1][2][1] == "seat_given_up"

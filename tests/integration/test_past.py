@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from ledger.zoho.entities import ENTITIES
 from projections import history as history_module
 from projections import past
 from projections.history import Filter, History
+from projections.moodle.report import Report, Reporter
 from projections.past import Past
 from projections.state import ACTIVE, DELETED, NONE, WAITING, Row, from_columns
 from tests.harness import Ledger, rebuild
@@ -208,3 +210,90 @@ async def test_filters_by_outcome_within_a_stream(ledger: Ledger) -> None:
     assert await found(delivery_id=delivery, zoho_id="X") == [1, 2, 3]
     assert await found(source="pull") == []
     assert await found(source="sync", zoho_id="X", status="INVALID") == [4]
+
+
+def selections(items: list[Any]) -> list[dict[str, Any]]:
+    """Every filter that some items have, alone and two and two."""
+    keys = ("entity", "zoho_id", "status", "reason", "source", "delivery_id")
+    single = {(key, item[key]) for item in items for key in keys if item[key] is not None}
+    pairs = {(one, other) for one in single for other in single if one[0] < other[0]}
+    chosen = [{}, *({k: v} for k, v in sorted(single)), *(dict(pair) for pair in sorted(pairs))]
+    return [*chosen, *({**selection, "after": items[len(items) // 2]["position"]} for selection in chosen)]
+
+
+async def warned(ledger: Ledger) -> list[dict[str, Any]]:
+    """Every event of a ledger; a filter by warnings finds those that have some, with every other
+    filter, in pages of any size, and in the export.
+    """
+    history = History(ledger.database, ledger.tenant, ledger.installation.master_key, ENTITIES)
+    items = (await history.events(Filter(), 1000)).items
+    for chosen in selections(items):
+        wanted = Filter(warnings=True, **chosen)
+        expected = [i for i in (await history.events(Filter(**chosen), 1000)).items if i["warnings"]]
+        assert [item async for page in history.export(wanted) for item in page] == expected, chosen
+        found: list[Any] = []
+        while True:
+            after = found[-1]["position"] if found else wanted.after
+            page = await history.events(msgspec.structs.replace(wanted, after=after), 2)
+            found += page.items
+            if not page.more:
+                break
+        assert found == expected, chosen
+    return items
+
+
+async def test_warnings(ledger: Ledger) -> None:
+    """What could not be read of an event stands in it, but not what are its errors, and not what
+    Moodle reported.
+    """
+    await ledger.post(
+        "programs",
+        {"id": "P", "Product_Name": "x", "Price": "free"},
+        {"id": "P", "Product_Name": "x", "Price": "1.00"},
+        {"id": "Q", "Price": "free"},
+        {"id": "Q"},
+        5,
+        {"id": "P", "Price": 'a "quoted" word', "Modified_Time": "soon"},
+        {"id": "P", "Product_Name": "\x00", "Modified_Time": "2001-01-01T00:00:00Z"},
+    )
+    await ledger.post("enrollments", {"id": "E", "Student": "Layla N", "Class": "C", "Start_Date": "soon"})
+    report = Reporter(ledger.lane, ledger.tenant, "https://moodle.college.example")
+    await report([Report(("program", "P"), "{}", {"call": None}, None, ("no_course", "not there"))])
+    items = await warned(ledger)
+    fields = [[w["field"] for w in item["warnings"] or []] for item in items]
+    assert fields == [
+        ["price"],
+        [],
+        ["price"],
+        [],
+        [],
+        ["price", "modified_time"],
+        ["name"],
+        ["start_date"],
+        [],
+    ]
+    errors = [[e["field"] for e in item["errors"] or []] for item in items]
+    assert errors == [[], [], ["name"], ["name"], ["id"], [], [], ["student_zoho_id"], ["moodle"]]
+    assert all(item["warnings"] is None for item, names in zip(items, fields, strict=True) if not names)
+    history = History(ledger.database, ledger.tenant, ledger.installation.master_key, ENTITIES)
+    life = (await history.life(("program", "P"), 0, 10)).items
+    assert [item["warnings"] for item in life] == [items[n]["warnings"] for n in (0, 1, 5, 6, 8)]
+
+
+def test_warnings_of_any_history(loop_and_database: Any, installation: Installation) -> None:
+    """The filter finds exactly the events that have warnings."""
+    loop, database = loop_and_database
+
+    @settings(max_examples=10, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(deliveries(), min_size=1, max_size=4))
+    def example(delivered: list[Any]) -> None:
+        async def play() -> None:
+            ledger = Ledger(installation, database, f"warned-{uuid.uuid4().hex[:12]}")
+            for entity, records in delivered:
+                await ledger.post(PLURALS[entity], *records[:8])
+            await warned(ledger)
+            await ledger.close()
+
+        loop.run_until_complete(play())
+
+    example()

@@ -28,15 +28,17 @@ READS = (
     "one_record", "list_active_records", "list_waiting_records", "list_deleted_records", "list_all_records",
     "deferred", "position_at", "position_before", "recorded_at", "events_by_position", "events_of_stream",
     "events_of_delivery", "events_of_stream_by_outcome", "events_of_delivery_by_outcome",
-    "events_of_rare_source", "payloads_at", "events_by_outcome", "events_by_rare_status", "effects_on_record",
-    "events_of_streams", "ids_known_at", "last_events_of_stream", "outcomes_in_order", "outcomes_between",
-    "events_behind", "head", "checkpoint", "records_of", "links_of", "statuses_besides",
+    "events_of_rare_source", "events_with_warnings", "payloads_at", "events_by_outcome",
+    "events_by_rare_status", "effects_on_record", "events_of_streams", "ids_known_at", "last_events_of_stream",
+    "outcomes_in_order", "outcomes_between", "events_behind", "head", "checkpoint", "records_of", "links_of",
+    "statuses_besides",
 )  # fmt: skip
 
 _FILL = """
 insert into ledger.events
   select $1, i, 'program-' || i, 1, 'RecordReceived.v1', 'program', i::text, case when i % 1000 = 0 then 'pull' else 'sync' end, 'd' || i,
-         now() + i * interval '1 microsecond', null, null, 0, null, null, null, 'x', 'y'
+         now() + i * interval '1 microsecond', null, null, 0,
+         case when i % 1000 = 1 then '[["price","is unreadable"]]' end, null, null, 'x', 'y'
     from generate_series($2::int, $3::int) i;
 """
 _FILL_RECORDS = """
@@ -76,8 +78,9 @@ def arguments(name: str, tenant: str, near: int) -> tuple[Any, ...]:
         "events_of_delivery": (tenant, 0, *common[2:], f"d{near}"),
         "events_by_outcome": (*common, "NEW", None),
         "events_by_rare_status": (tenant, 0, *common[2:], "INVALID", None),
-        "events_of_stream_by_outcome": (tenant, 0, *common[2:], f"program-{near}", "NEW", None, None),
-        "events_of_delivery_by_outcome": (tenant, 0, *common[2:], f"d{near}", "NEW", None, None),
+        "events_of_stream_by_outcome": (tenant, 0, *common[2:], f"program-{near}", "NEW", None, None, True),
+        "events_of_delivery_by_outcome": (tenant, 0, *common[2:], f"d{near}", "NEW", None, None, True),
+        "events_with_warnings": (tenant, 0, *common[2:], None, None),
         "events_of_rare_source": (tenant, 0, *common[2:4], "pull", 20),
         "payloads_at": (tenant, list(range(near, near + 20))),
         "events_by_position": common,

@@ -22,10 +22,10 @@ from tests.model import reference
 
 PLURALS = {"student": "students", "program": "programs", "class": "classes", "enrollment": "enrollments"}
 IDS = {
-    "student": ["S1", "S2"], "program": ["P1", " zcrm_P2 "], "class": ["C1", "C2"],
+    "student": ["S1", "S2", "S1\u200f"], "program": ["P1", " zcrm_P2 "], "class": ["C1", "C2"],
     "enrollment": ["E1", "E2", "E3"],
 }  # fmt: skip
-TEXTS = ["ab", "b", None, "", "-None-", "a"]
+TEXTS = ["ab", "b", None, "", "-None-", "a", ["x", "y"], "${!A.B} ${!C}"]
 # the same text on the two sides of a border between fields
 NEIGHBOURS = [
     {"First_Name": "ab", "Last_Name": None},
@@ -34,7 +34,7 @@ NEIGHBOURS = [
 ]
 LOOKUPS = {
     "Student": [{"id": "S1", "name": "x"}, "S1", {"id": "S2"}, "S2", None, "Layla N"],
-    "class": ["C1", {"id": "C1"}, "C2", {"id": "C2", "name": "y"}, ""],
+    "class": ["C1", "\ufeffC1", {"id": "C1"}, "C2", {"id": "C2", "name": "y"}, ""],
     "other": ["P1", {"id": "P1"}, None, {"name": "no id"}],
 }
 
@@ -67,7 +67,8 @@ def records(draw: Any, entity: str) -> Any:
                 st.sampled_from(good) if draw(st.integers(0, 9)) else _value(field, kind)
             )
         elif draw(st.integers(0, 3)) == 0:
-            raw[draw(st.sampled_from(names))] = draw(_value(field, kind))
+            for name in draw(st.lists(st.sampled_from(names), min_size=1, max_size=2, unique=True)):
+                raw[name] = draw(_value(field, kind))
     if entity == "class" and draw(st.integers(0, 9)) == 0:
         raw["Name"] = "C26"
     if draw(st.integers(0, 2)) == 0:

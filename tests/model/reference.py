@@ -54,16 +54,27 @@ REQUIRED = {
     "student": [], "program": ["name"], "class": ["name"],
     "enrollment": ["student_zoho_id", "class_zoho_id"],
 }  # fmt: skip
-EMPTY = (None, "", "null", "-None-")
+EMPTY = (None, "", "null", "-None-", "${!A.B} ${!C}", "\u200f", [])
+INVISIBLE = "\u200e\u200f\u200b\ufeff"
 # what the generator writes -> what it means; None and a warning where it means nothing
 PRICES = {
     "5": "5.00", "5.00": "5.00", "$ 1,299.00": "1299.00", "1.299,00": "1299.00", 7: "7.00",
-    "free": None,
+    "free": None, "JOD 1.500": "1.50", "Rs. 1.500/-": "1500.00", "5 10": None, "\u200f5,5": "5.50",
 }  # fmt: skip
-DATES = {"2024-02-01": "2024-02-01", "01/02/2024": "2024-02-01", "2024-06-30": "2024-06-30", "soon": None}
+DATES = {
+    "2024-02-01": "2024-02-01",
+    "01/02/2024": "2024-02-01",
+    "2024-06-30": "2024-06-30",
+    "soon": None,
+    "2024-06-30 06:00 AM": "2024-06-30",
+    "1706745600000": "2024-02-01",
+    46000: None,
+    "02/13/2024": None,
+}
 INSTANTS = {
     "2024-02-11T14:00:00+03:00": 1, "2024-02-11T11:00:00Z": 1, "2024-02-11 11:00:00": 1,
-    "2024-02-12T08:00:00Z": 2, "2024-02-13T08:00:00Z": 3,
+    "2024-02-12T08:00:00Z": 2, "2024-02-13T08:00:00Z": 3, "2024/02/12 08:00:00 UTC": 2, "1707811200": 3,
+    "soon": None,
 }  # fmt: skip
 RECEIPT = 1_000_000  # later than every written instant
 
@@ -78,7 +89,7 @@ class Record:
         self.state_version = 0
         self.position: int | None = None
         self.own: int | None = None
-        self.time = 0
+        self.time: int | None = None  # the newest instant that was stated
         self.waiting_for: list[tuple[str, str]] = []
         self.waiting_since: int | None = None
         self.last_active: dict[str, Any] | None = None
@@ -135,19 +146,21 @@ class Tenant:
     def _receive(self, entity: str, raw: Any, released: list[dict[str, Any]]) -> dict[str, Any]:
         zoho_id = raw.get("id", raw.get("ID")) if isinstance(raw, dict) else None
         if isinstance(zoho_id, str):
-            zoho_id = zoho_id.strip().removeprefix("zcrm_")
+            zoho_id = zoho_id.strip(INVISIBLE + " ").removeprefix("zcrm_").strip()
         if zoho_id in EMPTY or not isinstance(zoho_id, str):
             return {"id": None, "status": "INVALID", "errors": ["id"]}
         record = self.get(entity, zoho_id)
         record.version += 1
-        time = INSTANTS.get(raw.get("Modified_Time"), RECEIPT + self.position)
+        time = INSTANTS.get(raw.get("Modified_Time"))
         deletion = raw.get("Record_Status__s") in ("Trash", 0) or raw.get("operation") == "delete"
         result: dict[str, Any] = {"id": zoho_id}
         if deletion:
+            if time is None:
+                time = RECEIPT + self.position
             if record.state == "deleted":
                 record.time = max(record.time, time)
                 return {**result, "status": "UNCHANGED"}
-            if record.state != "none" and time < record.time:
+            if record.time is not None and time < record.time:
                 return {**result, "status": "SKIPPED", "reason": "stale"}
             was = record.state
             record.state, record.time, record.own = "deleted", time, self.position
@@ -160,29 +173,28 @@ class Tenant:
         merged, warnings, stands_in = dict(record.fields), [], record.stands_in
         for field, (names, kind) in FIELDS[entity].items():
             present = [raw[name] for name in names if name in raw]
-            value = next((v for v in present if v not in EMPTY), None)
+            value, unread = self.first(kind, present)
+            warnings += [field] * unread
             if entity == "class" and field == "name" and value is None:
-                stand_in = next(
-                    (raw[n] for n in ("Short_Name", "Class_Short_Name", "Name") if raw.get(n) not in EMPTY),
-                    None,
-                )
-                if stand_in is not None and (present or merged.get("name") is None or record.stands_in):
-                    merged["name"] = stand_in
-                    stands_in = not present
+                others = [raw[n] for n in ("Short_Name", "Class_Short_Name", "Name") if n in raw]
+                stand_in, more = self.first(kind, others)
+                warnings += [field] * more
+                sent_empty = present and not unread
+                if stand_in is not None:
+                    if sent_empty or merged.get("name") is None or record.stands_in:
+                        merged["name"] = stand_in
+                        stands_in = not sent_empty
                     continue
             if field == "name" and present:
                 stands_in = False
-            if value is not None:
-                merged[field] = self.read(kind, value)
-                if merged[field] is None:
-                    warnings.append(field)
-            elif present:
-                merged[field] = None
+            if value is not None or (present and not unread) or (unread and field in REQUIRED[entity]):
+                merged[field] = value
         if lacking := [f for f in REQUIRED[entity] if merged.get(f) is None]:
             return {**result, "status": "INVALID", "errors": lacking}
-        if record.state == "deleted" and time <= record.time:
+        older = time is not None and record.time is not None and time < record.time
+        if record.state == "deleted" and (older or (time is not None and time == record.time)):
             return {**result, "status": "SKIPPED", "reason": "deleted"}
-        if record.state != "none" and time < record.time:
+        if older:
             return {**result, "status": "SKIPPED", "reason": "stale"}
         if (
             raw.get("Record_Status__s") == "Draft"
@@ -191,6 +203,8 @@ class Tenant:
         ):
             return {**result, "status": "SKIPPED", "reason": "not_approved"}
 
+        if raw.get("Modified_Time") is not None and time is None:
+            warnings.append("modified_time")
         if warnings:
             result["warnings"] = warnings
         changes = {
@@ -199,7 +213,8 @@ class Tenant:
             if record.fields.get(f) != merged.get(f)
         }
         was, waited_for = record.state, record.waiting_for
-        record.fields, record.time, record.own = merged, time, self.position
+        record.fields, record.own = merged, self.position
+        record.time = record.time if time is None else time
         record.stands_in = stands_in
         if entity == "enrollment":
             needs = [("student", merged["student_zoho_id"]), ("class", merged["class_zoho_id"])]
@@ -225,6 +240,17 @@ class Tenant:
             self.arrive(entity, zoho_id, released)
         return {**result, "status": status}
 
+    def first(self, kind: str, values: list[Any]) -> tuple[str | None, int]:
+        """The first value that means something, and how many before it cannot be read."""
+        unread = 0
+        for value in values:
+            if value in EMPTY:
+                continue
+            if (meaning := self.read(kind, value)) is not None:
+                return meaning, unread
+            unread += 1
+        return None, unread
+
     def read(self, kind: str, value: Any) -> str | None:
         """A value's meaning, None where it has none."""
         if kind == "price":
@@ -234,8 +260,9 @@ class Tenant:
         if kind == "lookup":
             if isinstance(value, dict):
                 return value.get("id")
+            value = value.strip(INVISIBLE)
             return None if " " in value else value
-        return value
+        return value if isinstance(value, str) else None
 
     def activate(self, entity: str, record: Record) -> str:
         """Its status as it becomes active."""
