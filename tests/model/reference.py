@@ -167,7 +167,7 @@ class Tenant:
             record.waiting_for, record.last_active = [], None
             self.mark(record)
             if was == "active" and entity in ("student", "class"):
-                self.leave(entity, zoho_id)
+                self.leave(entity, zoho_id, released)
             return {**result, "status": "DELETED"}
 
         merged, warnings, stands_in = dict(record.fields), [], record.stands_in
@@ -301,9 +301,9 @@ class Tenant:
                     status = self.activate("enrollment", record)
                     released.append({"id": name, "status": status, "position": record.own})
 
-    def leave(self, entity: str, zoho_id: str) -> None:
-        """Makes what relied on this one wait again."""
-        for _, record in self.dependents(entity, zoho_id):
+    def leave(self, entity: str, zoho_id: str, released: list[dict[str, Any]]) -> None:
+        """Makes what relied on this one wait again; what the same request freed before is not free."""
+        for name, record in self.dependents(entity, zoho_id):
             if (entity, zoho_id) not in record.waiting_for:
                 needs = [
                     ("student", record.fields["student_zoho_id"]),
@@ -311,6 +311,7 @@ class Tenant:
                 ]
                 if record.state == "active":
                     record.waiting_since = self.position
+                    released[:] = [entry for entry in released if entry["id"] != name]
                 record.state = "waiting"
                 record.waiting_for = [n for n in needs if n == (entity, zoho_id) or n in record.waiting_for]
                 self.mark(record)
