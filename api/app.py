@@ -11,10 +11,11 @@ from litestar.config.app import AppConfig
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.spec import Components, Tag
 
-from api.audit import audit_handlers
-from api.documents import document_sync
+from api.audit import FORMATS, audit_handlers
+from api.documents import document_stream, document_sync
+from api.edge import at_the_edge
 from api.guards import loopback_only
-from api.pages import SWAGGER, assets, page_handlers
+from api.pages import SWAGGER, assets, docs_router, page_handlers
 from api.problems import HANDLERS
 from api.service import Service
 from api.state import state_handlers
@@ -53,6 +54,7 @@ def create_app(
             description="Carries a college's data from Zoho CRM to Moodle, and can prove it.",
             path="/docs",
             render_plugins=[SWAGGER],
+            openapi_router=docs_router(),
             components=Components(),
             tags=[
                 Tag("sync", "Records from Zoho"),
@@ -63,6 +65,8 @@ def create_app(
         ),
     )
     app = Litestar.from_config(config)
+    app.asgi_handler = at_the_edge(app.asgi_handler)
     app.state.service = service
     document_sync(app, entities)
+    document_stream(app, "/v1/audit/export", FORMATS.values())
     return app

@@ -11,16 +11,20 @@ import msgspec
 from litestar import Request, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.spec import Example
-from litestar.params import PathParameter, QueryParameter
+from litestar.params import PathParameter
 from litestar.response import Stream
 
+from api.cells import cell
+from api.documents import example_id
 from api.guards import TenantHeader, tenant_of
 from api.problems import ProblemError, documented
-from api.queries import LIMIT, MOST, Query, cursor_of, id_in_path, page
+from api.queries import Cursor, Limit, Query, cursor_of, id_in_path, one_of, page, parameter
 from api.service import Service
+from ledger import clock
 from ledger.events import SOURCES
+from ledger.zoho.entities import ENTITIES
 from projections.explain import explain_enrollment
-from projections.history import END, STATUSES, Filter, History, Page, deferred_item
+from projections.history import END, REASONS, STATUSES, Filter, History, Page, deferred_item
 from projections.past import Past
 from projections.summary import SPANS, Summary
 
@@ -37,29 +41,28 @@ _FILTERS = (
     "warnings",
     "payload",
 )
-FORMATS = {"ndjson": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
+FORMATS = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
 CSV_COLUMNS = (
     "position", "recorded_at", "entity", "zoho_id", "version", "topic", "status", "reason",
     "changes", "errors", "source", "delivery_id",
 )  # fmt: skip
 """Behind these come `payload` where it is asked for, and `warnings`."""
 
-# As the document shows them; `Query` reads and checks them.
-Entity = Annotated[str | None, QueryParameter(description="student, program, class or enrollment")]
-ZohoId = Annotated[str | None, QueryParameter(description="one record's id")]
-Status = Annotated[str | None, QueryParameter(description=", ".join(STATUSES))]
-Reason = Annotated[str | None, QueryParameter(description="such as stale, deleted, not_approved")]
-Source = Annotated[str | None, QueryParameter(description=", ".join(SOURCES))]
-DeliveryId = Annotated[str | None, QueryParameter(description="the X-Delivery-ID of an answer")]
-Since = Annotated[str | None, QueryParameter(name="from", description="an instant, inclusive")]
-Until = Annotated[str | None, QueryParameter(name="to", description="an instant, exclusive")]
-After = Annotated[str | None, QueryParameter(description="a position, exclusive")]
-Warnings = Annotated[str | None, QueryParameter(description="true: only events that have warnings")]
-Cursor = Annotated[str | None, QueryParameter(description="the text of `next`")]
-Payload = Annotated[str | None, QueryParameter(description="true: with the record as stored")]
-Limit = Annotated[str | None, QueryParameter(description=f"items a page, 1 to {MOST}, default {LIMIT}")]
-By = Annotated[str | None, QueryParameter(description="day (default) or hour, of UTC")]
-Format = Annotated[str | None, QueryParameter(name="format", description="ndjson (default) or csv")]
+# As the document shows them; `Query` reads and checks them. The examples hold together: they find
+# the event of the enrollment that the sync endpoints have as their example.
+Entity = Annotated[str | None, parameter(one_of(ENTITIES.names()), "enrollment")]
+ZohoId = Annotated[str | None, parameter("one record's id", example_id("enrollment"))]
+Status = Annotated[str | None, parameter(one_of(STATUSES), "NEW")]
+Reason = Annotated[str | None, parameter(one_of(REASONS))]
+Source = Annotated[str | None, parameter(one_of(SOURCES), "sync")]
+DeliveryId = Annotated[str | None, parameter("the X-Delivery-ID of an answer")]
+Since = Annotated[str | None, parameter("an instant, inclusive", "2020-01-01T00:00:00Z", name="from")]
+Until = Annotated[str | None, parameter("an instant, exclusive", "2100-01-01T00:00:00Z", name="to")]
+After = Annotated[str | None, parameter("a position, exclusive", "0")]
+Warnings = Annotated[str | None, parameter("true: only events that have warnings")]
+Payload = Annotated[str | None, parameter("true: with the record as stored; default false", "true")]
+By = Annotated[str | None, parameter(f"of UTC: {one_of(SPANS)}; default day", "day")]
+Format = Annotated[str | None, parameter(f"{one_of(FORMATS)}; default ndjson", "csv", name="format")]
 
 _line = msgspec.json.Encoder().encode
 
@@ -122,8 +125,11 @@ def _event_handlers(service: Service) -> list[HTTPRouteHandler]:
     )
     async def record_history(
         request: Request[Any, Any, Any],
-        entity: Annotated[str, PathParameter(examples=[Example(value="enrollment")])],
-        zoho_id: Annotated[str, PathParameter(examples=[Example(value="ENR_001")])],
+        entity: Annotated[
+            str,
+            PathParameter(description=one_of(ENTITIES.names()), examples=[Example(value="enrollment")]),
+        ],
+        zoho_id: Annotated[str, PathParameter(examples=[Example(value=example_id("enrollment"))])],
         tenant: TenantHeader = None,
         cursor: Cursor = None,
         limit: Limit = None,
@@ -146,7 +152,8 @@ def _event_handlers(service: Service) -> list[HTTPRouteHandler]:
         summary="Every event, as a stream",
         description=(
             "The events of the list, all of them up to the newest one of now. In CSV `changes`, `errors`, "
-            "`warnings` and `payload` are JSON text, and `warnings` is the last column."
+            "`warnings` and `payload` are JSON text, `warnings` is the last column, and a text that a "
+            "spreadsheet would take for a formula has `'` before it."
         ),
         tags=["audit"],
         responses=documented(400, 403, 503),
@@ -177,7 +184,17 @@ def _event_handlers(service: Service) -> list[HTTPRouteHandler]:
         first: list[dict[str, Any]] = await anext(
             pages, []
         )  # a database that is away is an error, not an empty stream
-        return Stream(write(_chained(first, pages), payload=with_payload), media_type=FORMATS[as_format])
+        tenant_id, day = (
+            tenant_of(request.scope["headers"], service.settings),
+            clock.to_text(clock.now())[:10],
+        )
+        return Stream(
+            write(_chained(first, pages), payload=with_payload),
+            headers={
+                "content-type": f"{FORMATS[as_format]}; charset=utf-8",
+                "content-disposition": f'attachment; filename="{tenant_id}-events-{day}.{as_format}"',
+            },
+        )
 
     return [list_events, record_history, export]
 
@@ -221,7 +238,7 @@ def _answer_handlers(service: Service) -> list[HTTPRouteHandler]:
     )
     async def explain(
         request: Request[Any, Any, Any],
-        zoho_id: Annotated[str, PathParameter(examples=[Example(value="ENR_001")])],
+        zoho_id: Annotated[str, PathParameter(examples=[Example(value=example_id("enrollment"))])],
         tenant: TenantHeader = None,
     ) -> dict[str, Any]:
         del tenant
@@ -320,10 +337,5 @@ async def csv_pages(pages: AsyncIterator[list[dict[str, Any]]], *, payload: bool
         text = io.StringIO()
         writer = csv.writer(text)
         for item in items:
-            writer.writerow(
-                [
-                    value if value is None or isinstance(value, str | int) else _line(value).decode()
-                    for value in map(item.__getitem__, columns)
-                ]
-            )
+            writer.writerow([cell(item[column]) for column in columns])
         yield text.getvalue().encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from litestar import Litestar
@@ -57,16 +58,46 @@ _PROBLEMS = {
 }
 
 
+def example_id(entity: str) -> str:
+    """The id of an entity's example record."""
+    return str(_example(entity)["id"])
+
+
+def _example(entity: str) -> dict[str, Any]:
+    return _RECORDS.get(entity, {"id": f"{entity.upper()}_001"})
+
+
 def document_sync(app: Litestar, entities: Entities) -> None:
-    """Adds one operation an entity."""
+    """Adds one operation an entity, and its record's id as the example of the address that reads it."""
     paths = app.openapi_schema.paths
     assert paths is not None
     for entity in entities:
         paths[f"/v1/sync/{entity.plural}"] = PathItem(post=_operation(entity))
+        for parameter in _get(app, f"/v1/{entity.plural}/{{zoho_id}}").parameters or ():
+            if isinstance(parameter, Parameter) and parameter.param_in == "path":
+                parameter.examples = {"example": Example(value=example_id(entity.name))}
+
+
+def _get(app: Litestar, path: str) -> Operation:
+    paths = app.openapi_schema.paths
+    assert paths is not None
+    operation = paths[path].get
+    assert operation is not None
+    return operation
+
+
+def document_stream(app: Litestar, path: str, media_types: Iterable[str]) -> None:
+    """Says of which kinds a stream may be (Litestar knows one kind an operation)."""
+    responses = _get(app, path).responses
+    assert responses is not None
+    text = OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING))
+    responses["200"] = OpenAPIResponse(
+        description="The events, one a line.", content=dict.fromkeys(media_types, text)
+    )
 
 
 def _operation(entity: Entity) -> Operation:
-    record = _RECORDS.get(entity.name, {"id": f"{entity.name.upper()}_001"})
+    record = _example(entity.name)
     answer = {
         "status": "success",
         "idempotency_key": "body-5f1d…",

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import mimetypes
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import swagger_ui
 from litestar import MediaType, Request, Response, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.plugins import SwaggerRenderPlugin
+from litestar.params import PathParameter
 from litestar.router import Router
-from litestar.static_files import create_static_files_router
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from api.problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, body_of, documented
+from api.problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, ProblemError, body_of, documented, respond
 from api.service import Service
 from ledger.errors import DatabaseAwayError
 
@@ -33,10 +34,30 @@ SWAGGER = SwaggerRenderPlugin(
 )
 
 
-def assets() -> Router:
-    """Swagger UI's files, from this machine."""
+def docs_router() -> Router:
+    """Where the documentation is; what is not there is a problem like everywhere."""
+
+    def checked(response: Response[Any]) -> Response[Any]:
+        if response.status_code != 404:  # Litestar's own is a page
+            return response
+        return respond(ProblemError(404, "There is no such page: the documentation is at /docs."))
+
+    return Router("/docs", route_handlers=[], include_in_schema=False, after_request=checked)
+
+
+def assets() -> HTTPRouteHandler:
+    """Swagger UI's files, from this machine: those that are there at the start, by name."""
     folder = Path(swagger_ui.__file__).parent / "static"
-    return create_static_files_router(_ASSETS, [folder], include_in_schema=False)
+    files = {file.name: file for file in folder.iterdir() if file.is_file()}
+
+    @get(f"{_ASSETS}/{{name:str}}", include_in_schema=False, sync_to_thread=True)
+    def asset(name: Annotated[str, PathParameter()]) -> Response[bytes]:
+        if (file := files.get(name)) is None:
+            raise ProblemError(404, f"There is no file {name[:80]!r} of the documentation: see /docs.")
+        media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        return Response(file.read_bytes(), media_type=media_type, headers={"cache-control": "max-age=3600"})
+
+    return asset
 
 
 def page_handlers(service: Service) -> list[HTTPRouteHandler]:

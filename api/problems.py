@@ -49,6 +49,13 @@ _WHEN = {
 }
 
 
+_OF_THE_ROUTER = {
+    404: "There is no such address: /docs lists those that there are.",
+    405: "This address does not take this method: the header Allow names those that it takes.",
+}
+"""What is said where no route fits."""
+
+
 class ProblemError(Exception):
     """An error with its HTTP status. The detail names the thing, the value, the way out."""
 
@@ -89,7 +96,8 @@ def _from_problem(_: Request[Any, Any, Any], error: ProblemError) -> Response[by
 
 def _from_http(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     headers = dict(error.headers or {})
-    return respond(ProblemError(error.status_code, error.detail or "", headers))
+    detail = _OF_THE_ROUTER.get(error.status_code, error.detail or "")
+    return respond(ProblemError(error.status_code, detail, headers))
 
 
 def _from_away(_: Request[Any, Any, Any], error: DatabaseAwayError) -> Response[bytes]:

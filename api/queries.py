@@ -6,17 +6,38 @@ import base64
 import binascii
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import unquote
 
 import msgspec
 from litestar import Request
+from litestar.openapi.spec import Example
+from litestar.params import QueryParameter
 
 from api.problems import ProblemError
 from ledger import clock
 
 LIMIT, MOST = 100, 1000
+
 _MOST_NUMBER = 253_402_300_799_999_999  # microseconds to the end of the year 9999
+
+
+def one_of(words: Iterable[str]) -> str:
+    """Words as a help text names them: `a, b or c`."""
+    *first, last = words
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def parameter(description: str, example: str | None = None, *, name: str | None = None) -> QueryParameter:
+    """A query parameter as the document shows it; `Query` reads and checks it. An example must
+    work wherever the parameter is taken.
+    """
+    examples = None if example is None else [Example(value=example)]
+    return QueryParameter(description=description, examples=examples, name=name)
+
+
+Limit = Annotated[str | None, parameter(f"items a page, 1 to {MOST}, default {LIMIT}", "10")]
+Cursor = Annotated[str | None, parameter("the text of `next`")]
 
 
 class Query:
@@ -51,7 +72,7 @@ class Query:
         text = self._values.get(name)
         if text is None:
             return default
-        if not re.fullmatch(r"\d{1,18}", text) or not least <= int(text) <= most:
+        if not re.fullmatch("[0-9]{1,18}", text) or not least <= int(text) <= most:
             raise ProblemError(400, f"{name} is {text[:80]!r}: use a whole number from {least} to {most}.")
         return int(text)
 

@@ -6,13 +6,12 @@ from typing import Annotated, Any
 
 from litestar import Request, get
 from litestar.handlers import HTTPRouteHandler
-from litestar.openapi.spec import Example
-from litestar.params import PathParameter, QueryParameter
+from litestar.params import PathParameter
 
 from api.answers import PENDING
 from api.guards import TenantHeader, tenant_of
 from api.problems import ProblemError, documented
-from api.queries import LIMIT, MOST, Query, cursor_of, id_in_path, page
+from api.queries import Cursor, Limit, Query, cursor_of, id_in_path, one_of, page, parameter
 from api.service import Service
 from ledger import clock
 from ledger.database import Connection
@@ -34,11 +33,12 @@ _MOODLE_ID = {
 
 AsOf = Annotated[
     str | None,
-    QueryParameter(description="an instant: the state as the ledger knew it then, inclusive"),
+    parameter("an instant: the state as the ledger knew it then, inclusive", "2100-01-01T00:00:00Z"),
 ]
 AtPosition = Annotated[
-    str | None, QueryParameter(description="a position: the state right behind that event")
+    str | None, parameter("a position: the state right behind that event (then without `as_of`)")
 ]
+State = Annotated[str | None, parameter(f"{one_of(_STATES)}; default {ACTIVE}", ACTIVE, name="state")]
 
 
 def state_handlers(service: Service, entity: Entity) -> list[HTTPRouteHandler]:
@@ -55,13 +55,9 @@ def state_handlers(service: Service, entity: Entity) -> list[HTTPRouteHandler]:
     async def list_records(
         request: Request[Any, Any, Any],
         tenant: TenantHeader = None,
-        shown_state: Annotated[
-            str | None, QueryParameter(name="state", description="active (default), waiting, deleted or all")
-        ] = None,
-        limit: Annotated[
-            str | None, QueryParameter(description=f"items a page, 1 to {MOST}, default {LIMIT}")
-        ] = None,
-        cursor: Annotated[str | None, QueryParameter(description="the text of `next`")] = None,
+        shown_state: State = None,
+        limit: Limit = None,
+        cursor: Cursor = None,
         as_of: AsOf = None,
         at_position: AtPosition = None,
     ) -> dict[str, Any]:
@@ -98,7 +94,7 @@ def state_handlers(service: Service, entity: Entity) -> list[HTTPRouteHandler]:
     )
     async def one_record(
         request: Request[Any, Any, Any],
-        zoho_id: Annotated[str, PathParameter(examples=[Example(value="STUDENT_001")])],
+        zoho_id: Annotated[str, PathParameter(description="the id in Zoho")],
         tenant: TenantHeader = None,
         as_of: AsOf = None,
         at_position: AtPosition = None,

@@ -163,7 +163,7 @@ def _given_key(key: str | None) -> str | None:
 async def _body(scope: Scope, receive: Receive, limit: int) -> bytes:
     problem = ProblemError(413, f"The body is larger than {limit} bytes (MAX_BODY_BYTES): send it in parts.")
     length = header(scope["headers"], b"content-length")
-    if length is not None and length.isdigit() and int(length) > limit:
+    if length is not None and length.isdecimal() and int(length) > limit:
         raise problem
     chunks: list[bytes] = []
     size = 0

@@ -333,20 +333,15 @@ def _as_it_is(_name: str, text: str) -> str:
 
 
 def _whole(name: str, text: str, least: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = least - 1
+    value = int(text) if re.fullmatch("[0-9]{1,18}", text) else least - 1
     if value < least:
         raise ConfigurationError(f"{name} is {text!r}: use a whole number from {least} up")
     return value
 
 
 def _seconds(name: str, text: str) -> float:
-    try:
-        value = float(text.lower().removesuffix("s"))
-    except ValueError:
-        value = 0.0
+    figures = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*s?", text.lower())
+    value = float(figures[1]) if figures else 0.0
     if not 0 < value < float("inf"):
         raise ConfigurationError(f"{name} is {text!r}: use seconds, such as 30")
     return value

@@ -12,8 +12,9 @@ from ledger.database import Connection, Database
 from ledger.events import REPORT, REPORTS, stream_name
 from ledger.unseal import Unsealer
 from ledger.vault import MasterKey
-from ledger.zoho.entities import Entities
+from ledger.zoho.entities import ENTITIES, Entities
 from projections.fold import NOT_SYNCED, SKIPPED
+from projections.moodle.rules import EVERY_REASON
 from projections.queries import SQL
 from projections.state import Name, Row, from_columns
 
@@ -22,6 +23,8 @@ STATUSES = (
     "SYNCED", "FAILED", "QUEUED",
 )  # fmt: skip
 """What an event may have led to; the last three are those of Moodle's reports."""
+REASONS = (*SKIPPED, *(f"{name}{NOT_SYNCED}" for name in sorted(ENTITIES.needed)), *EVERY_REASON)
+"""Why it was SKIPPED, and why Moodle's part FAILED."""
 END = 2**62
 """A position behind every event."""
 

@@ -11,22 +11,23 @@ from cyclopts import App, Parameter
 from rich.text import Text
 
 from api.audit import csv_pages, ndjson_pages, shown
-from api.queries import MOST, cursor_of, decode_cursor
+from api.queries import MOST, cursor_of, decode_cursor, one_of
 from ledger.events import SOURCES
 from ledger.zoho.entities import ENTITIES
 from projections.explain import explain_enrollment
-from projections.history import END, STATUSES, Filter, Page, deferred_item
+from projections.history import END, REASONS, STATUSES, Filter, Page, deferred_item
 from projections.past import Past
 from projections.statuses import Unknown, UnknownStatuses
 from projections.summary import SPANS, Summary
 from scripts.opened import CommandError, Opened, instant, run
+from scripts.options import Whole
 from scripts.output import console, harmless, print_json, print_table
 
 app = App(name="audit")
 
 Tenant = Annotated[str | None, Parameter(help="the college (default: DEFAULT_TENANT_ID)")]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="one JSON document, as over HTTP")]
-Limit = Annotated[int, Parameter(help=f"items, 1 to {MOST}")]
+Limit = Annotated[Whole, Parameter(help=f"items, 1 to {MOST}")]
 Cursor = Annotated[str | None, Parameter(help="the text of `next`")]
 Instant = Annotated[str | None, Parameter(help="an instant such as 2026-02-11T14:05:09Z")]
 
@@ -36,21 +37,17 @@ Instant = Annotated[str | None, Parameter(help="an instant such as 2026-02-11T14
 class Which:
     """Which events: the filters of `/v1/audit/events`."""
 
-    entity: str | None = None
-    """student, program, class or enrollment"""
+    entity: Annotated[str | None, Parameter(help=one_of(ENTITIES.names()))] = None
     zoho_id: str | None = None
     """one record's id"""
-    status: str | None = None
-    """INVALID, SKIPPED, NEW, UPDATED, UNCHANGED, DELETED or ERROR"""
-    reason: str | None = None
-    """such as stale, deleted, not_approved"""
-    source: str | None = None
-    """sync, webhook, notification, pull, reconcile, moodle or cli"""
+    status: Annotated[str | None, Parameter(help=one_of(STATUSES))] = None
+    reason: Annotated[str | None, Parameter(help=one_of(REASONS))] = None
+    source: Annotated[str | None, Parameter(help=one_of(SOURCES))] = None
     delivery_id: str | None = None
     """the X-Delivery-ID of an answer"""
     from_: Annotated[Instant, Parameter(name="--from")] = None
     to: Instant = None
-    after: int = 0
+    after: Whole = 0
     """a position, exclusive"""
     warnings: Annotated[bool, Parameter(negative="")] = False
     """only events that have warnings"""
@@ -107,7 +104,7 @@ def events(
 
 @app.command
 def record(
-    entity: Annotated[str, Parameter(help="student, program, class or enrollment")],
+    entity: Annotated[str, Parameter(help=one_of(ENTITIES.names()))],
     zoho_id: Annotated[str, Parameter(help="the record's Zoho id")],
     /,
     *,

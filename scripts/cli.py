@@ -12,6 +12,7 @@ from cyclopts import App, Parameter
 
 from ledger import settings as configuration
 from ledger.errors import ConfigurationError, DatabaseAwayError
+from scripts.options import Whole
 
 Tenant = Annotated[str | None, Parameter(help="one college (default: all of them)")]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="one JSON document")]
@@ -39,8 +40,8 @@ app.command(
 def serve(
     *,
     host: Annotated[str, Parameter(help="localhost (both 127.0.0.1 and ::1) or one of them")] = "localhost",
-    port: Annotated[int, Parameter(help="TCP port")] = 8000,
-    workers: Annotated[int, Parameter(help="server processes")] = 1,
+    port: Annotated[Whole, Parameter(help="TCP port")] = 8000,
+    workers: Annotated[Whole, Parameter(help="server processes")] = 1,
     moodle_worker: Annotated[
         bool, Parameter(help="work on the colleges' Moodles, too (else: sync-ledger moodle worker)")
     ] = True,
@@ -71,7 +72,7 @@ def replay(
     parked: Annotated[
         bool, Parameter(negative="", help="apply parked events again, at their positions")
     ] = False,
-    jobs: Annotated[int | None, Parameter(help="tenants at once (default: processors)")] = None,
+    jobs: Annotated[Whole | None, Parameter(help="tenants at once (default: processors)")] = None,
     json: Json = False,
 ) -> int:
     """Rebuild read models from the events beside the live ones, then switch; traffic goes on.

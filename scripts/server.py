@@ -19,6 +19,7 @@ from uvicorn.supervisors import Multiprocess
 
 from api.app import create_app
 from api.guards import LOOPBACK
+from api.wire import HttpProtocol
 from ledger import settings as configuration
 from ledger.errors import ConfigurationError
 from ledger.installation import Installation, open_installation
@@ -179,7 +180,8 @@ def config_for(app: Any, workers: int) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=HttpProtocol,
+        ws="none",
         workers=workers,
         access_log=False,
         log_level="warning",

@@ -27,6 +27,12 @@ REASONS = frozenset({
     "no_email", "no_first_name", "no_last_name", "no_username",
 })  # fmt: skip
 """The codes of what is said of a person here; it follows from the record and the settings alone."""
+EVERY_REASON = (
+    *sorted(REASONS),
+    "email_taken", "username_taken", "id_of_another", "ambiguous", "reserved", "no_course", "other_roles",
+    "unreadable_course", "no_answer", "error", "moodle_ERRORCODE",
+)  # fmt: skip
+"""The codes of all that may be FAILED, for help texts; `docs/moodle.md` says what each means."""
 
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"

@@ -153,7 +153,13 @@ def test_only_this_machine(client: httpx.Client) -> None:
      "/v1/audit/events?payload=yes", "/v1/audit/deferred?x=1", "/v1/programs?limit=1&limit=2",
      "/v1/audit/events?cursor=e30", "/v1/programs?cursor=Ilx1MDAwMCI",
      "/v1/audit/events?cursor=OTIyMzM3MjAzNjg1NDc3NTgwOA", "/v1/audit/deferred?cursor=WzEsMTg0NDY3NDQwNzM3MDk1NTE2MTYsIngiXQ",
-     "/v1/audit/deferred?cursor=Wy0xLDIsIngiXQ", "/v1/audit/events?from=2026-01-01T00:00:00"],
+     "/v1/audit/deferred?cursor=Wy0xLDIsIngiXQ", "/v1/audit/events?from=2026-01-01T00:00:00",
+     "/v1/programs?limit=\u0663", "/v1/programs?limit=\u00b2", "/v1/programs?limit=1_0",
+     "/v1/programs?limit=%2B1", "/v1/programs?at_position=\u0663", "/v1/programs/P1?at_position=\u0663",
+     "/v1/audit/events?after=\u0663", "/v1/audit/events?limit=\uff13", "/v1/audit/export?after=\u0663",
+     "/v1/audit/deferred?limit=\u0663", "/v1/audit/records/program/P1?limit=\u0663",
+     "/v1/audit/events?from=\u0662026-01-01T00:00:00Z", "/v1/audit/summary?to=2026-01-0\u0661T00:00:00Z",
+     "/v1/programs?as_of=2026-01-01T00:00:00.\u0663Z"],
 )  # fmt: skip
 def test_bad_parameters(client: httpx.Client, path: str) -> None:
     """400, naming the parameter."""
@@ -167,6 +173,16 @@ def test_unknown_things(client: httpx.Client) -> None:
     assert problem(client.get("/nothing"), 404)
     assert problem(client.get("/v1/sync/programs"), 405)
     assert problem(client.delete("/v1/programs/X"), 405)
+    assert problem(client.get("/docs/nothing"), 404)
+    assert problem(client.get("/docs/assets"), 404)
+
+
+def test_every_error_names_a_delivery(client: httpx.Client) -> None:
+    """Whoever asks why a request failed has something to name, whatever refused it."""
+    for path in ("/v1/nothing", "/v1/programs/X", "/v1/programs?limit=0", "/docs/assets/x", "/v1/sync/x"):
+        for method in ("GET", "HEAD", "DELETE"):
+            response = client.request(method, path)
+            assert len(response.headers["x-delivery-id"]) == 32, (method, path)
 
 
 @pytest.mark.parametrize("zoho_id", ["a/b c", "a//b", "/a", "a/", "x%2Fy", "\u0644?#&=+", "a" * 255, ".."])

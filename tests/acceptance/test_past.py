@@ -7,10 +7,12 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -118,10 +120,10 @@ def test_export(client: httpx.Client) -> None:
     """Every event once, in both formats; filters and payloads as in the list."""
     listed = client.get("/v1/audit/events?payload=true").json()["items"]
     response = client.get("/v1/audit/export?payload=true")
-    assert response.headers["content-type"].startswith("application/x-ndjson")
+    assert response.headers["content-type"] == "application/x-ndjson; charset=utf-8"
     assert [json.loads(line) for line in response.text.splitlines()] == listed
     response = client.get("/v1/audit/export?format=csv")
-    assert response.headers["content-type"].startswith("text/csv")
+    assert response.headers["content-type"] == "text/csv; charset=utf-8"
     rows = list(csv.DictReader(io.StringIO(response.text, newline="")))
     assert [int(row["position"]) for row in rows] == [item["position"] for item in listed]
     changed = next(row for row in rows if row["status"] == "UPDATED")
@@ -157,6 +159,31 @@ def test_warnings(client: httpx.Client, home: Path, tenant: str) -> None:
     assert found[0]["warnings"][0]["problem"] in table
 
 
+def test_an_export_is_a_file_with_a_name(client: httpx.Client, tenant: str) -> None:
+    """It tells the college, the day and the kind."""
+    for kind in ("ndjson", "csv"):
+        response = client.get(f"/v1/audit/export?format={kind}")
+        day = datetime.now(UTC).date()
+        days = "|".join(str(day - timedelta(days=back)) for back in (0, 1))  # midnight may have passed
+        name = rf'attachment; filename="{tenant}-events-({days})\.{kind}"'
+        assert re.fullmatch(name, response.headers["content-disposition"])
+        assert not response.content.startswith(b"\xef\xbb\xbf")
+
+
+def test_no_cell_of_an_export_is_a_formula(client: httpx.Client, home: Path, tenant: str) -> None:
+    """Texts are disarmed, over HTTP and on the command line; JSON lines stay exact."""
+    ids = ["=1+1", "+962", "-5", "@SUM(A1)"]
+    client.post("/v1/sync/programs", json=[{"id": i, "Product_Name": "=x"} for i in ids])
+    query = "/v1/audit/export?entity=program&payload=true"
+    rows = list(csv.DictReader(io.StringIO(client.get(f"{query}&format=csv").text, newline="")))
+    assert [row["zoho_id"] for row in rows] == [f"'{i}" for i in ids]
+    assert [row["position"] for row in rows] == ["7", "8", "9", "10"]
+    assert json.loads(rows[0]["payload"])["Product_Name"] == "=x"
+    assert [json.loads(line)["zoho_id"] for line in client.get(query).text.splitlines()] == ids
+    done = command(home, tenant, "audit", "export", "--entity", "program", "--format", "csv")
+    assert [row["zoho_id"] for row in csv.DictReader(io.StringIO(done.stdout))] == [f"'{i}" for i in ids]
+
+
 def test_commands_say_what_the_endpoints_say(client: httpx.Client, home: Path, tenant: str) -> None:
     """The same JSON from `audit`, beside the running server."""
     for arguments, path in (
@@ -184,6 +211,10 @@ def test_commands_say_what_the_endpoints_say(client: httpx.Client, home: Path, t
         (("audit", "events", "--from", "yesterday"), "--from"),
         (("audit", "events", "--limit", "0"), "--limit"),
         (("audit", "events", "--after", "-1"), "--after"),
+        (("audit", "events", "--after", "\u0663"), "--after"),
+        (("audit", "events", "--limit", "1_0"), "--limit"),
+        (("audit", "events", "--limit", "1.5"), "--limit"),
+        (("replay", "--jobs", "\u0663"), "--jobs"),
         (("audit", "events", "--after", "99999999999999999999999"), "--after"),
         (("audit", "events", "--cursor", "!"), "--cursor"),
         (("audit", "record", "unit", "U"), "unit"),

@@ -270,6 +270,11 @@ async def test_database_hangs_in_the_middle_of_a_flush(
         ({"DATABASE_URL": "postgresql://nobody:secretpw@127.0.0.1:1/x"}, (), "DATABASE_URL"),
         ({"DATABASE_URL": "postgresql://u:secretpw/x@h:1/x"}, (), "DATABASE_URL"),
         ({"MAX_RECORDS": "many"}, (), "MAX_RECORDS"),
+        ({"MAX_RECORDS": "\u0663"}, (), "MAX_RECORDS"),
+        ({"MAX_RECORDS": "1_0"}, (), "MAX_RECORDS"),
+        ({"MOODLE_BATCH": "\uff13"}, (), "MOODLE_BATCH"),
+        ({"MOODLE_TIMEOUT": "\u0663"}, (), "MOODLE_TIMEOUT"),
+        ({"MOODLE_TIMEOUT": "1_0"}, (), "MOODLE_TIMEOUT"),
         ({"IDEMPOTENCY_TTL_SECONDS": "-1"}, (), "IDEMPOTENCY_TTL_SECONDS"),
         ({"AUTH": "required"}, (), "AUTH"),
         ({"AUTH": "maybe"}, (), "AUTH"),
@@ -292,6 +297,7 @@ async def test_database_hangs_in_the_middle_of_a_flush(
         ({"AUTH": "on"}, (), "AUTH"),
         ({}, ("--port", "x"), "port"),
         ({}, ("--workers", "0"), "--workers"),
+        ({}, ("--workers", "\u0663"), "--workers"),
     ],
 )
 def test_wrong_settings(
