@@ -40,7 +40,7 @@ def unpacked(value: Any) -> Any:
 
 async def story(ledger: Ledger) -> None:
     """A bit of everything: waiting, release, updates, stale, deleted, drafts, moves between
-    people, unusable records, bad characters, Moodle's reports.
+    people, unusable records, bad characters, unreadable values, Moodle's reports.
     """
     await ledger.post("enrollments", {"id": "E1", "Student": {"id": "S1", "name": "Layla"}, "Class": "C1"})
     await ledger.post("programs", {"id": "P1", "Product_Name": "BTEC", "Price": "$ 1,299.50"}, {"id": "P2"})
@@ -58,6 +58,14 @@ async def story(ledger: Ledger) -> None:
     await ledger.post("programs", {"id": "P9", "operation": "delete"}, {"id": "P1", "Price": "free"})
     await ledger.post("classes", {"id": "C2", "Class_Name": "Art", "Start_Date": "soon"})
     await ledger.post("enrollments", {"id": "E1", "Class": "C3"})
+    await ledger.post("enrollments", {"id": "E2", "Student": "Mr Nobody"}, {"id": "E2", "End_Date": 46000})
+    await ledger.post(
+        "classes",
+        {"id": "C1", "Modified_Time": "2026-01-03T00:00:00Z", "Short_Name": "M"},
+        {"id": "C1", "Students": [{"ID": "S1", "label": "Layla"}], "Modified_Time": "2099-01-01T00:00:00Z"},
+        {"id": "P\u200f", "Class_Name": ["a", "b"], "Name": "C26-2", "End_Date": "31/12/2026 or so"},
+    )
+    await ledger.post("programs", {"id": "P9", "Product_Name": "again"}, {"id": "P2", "Product_Name": {}})
     report = Reporter(ledger.lane, ledger.tenant, "https://moodle.college.example")
     call = {"call": "core_user_create_users", "sent": {"email": "layla@college.example"}, "answer": {"id": 7}}
     user = Report(("student", "S1"), '{"active":true}', call, "7")

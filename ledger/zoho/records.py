@@ -85,6 +85,11 @@ class Reader:
             name: Keeping(entity, self._entities.values(), redacted)
             for name, entity in self._entities.items()
         }
+        self._kinds: dict[str, _Read] = {**_KINDS, "date": _one(self._read_date), "price": self._read_price}
+        self._fields = {
+            name: [(field, self._reader(entity, field)) for field in entity.fields]
+            for name, entity in self._entities.items()
+        }
         self._lookups = {
             name: {zoho_name for f in entity.fields if f.kind == "lookup" for zoho_name in f.names}
             for name, entity in self._entities.items()
@@ -112,7 +117,7 @@ class Reader:
         if suspect:
             raw, bad = _without_bad_characters(raw)
             problems = [(name, _REPLACED) for name in sorted({_canonical_name(entity, n) for n in bad})]
-        zoho_id, unread = self._first(values.ID_NAMES, raw, values.read_id, values.is_empty)
+        zoho_id, unread, _ = _first(values.ID_NAMES, raw, _read_id)
         if zoho_id is None:
             return self._unusable(entity, raw, [("id", text) for text in unread[:1] or ["missing"]])
         problems += [("id", text) for text in unread]
@@ -148,71 +153,43 @@ class Reader:
         """
         canonical: dict[str, str | None] = {}
         provisional: list[str] = []
-        kept = self._kept[entity.name]
-        for field in entity.fields:
-            present = [name for name in field.names if name in raw]
-            if not present and not field.fallback:
-                continue
-            is_empty = values.is_empty_lookup if field.kind == "lookup" else values.is_empty
-
-            def read(value: Any, field: Field = field) -> str | None:
-                return self._value(field, value, raw)
-
-            found, unread = self._first(present, raw, read, is_empty, kept)
+        for field, read in self._fields[entity.name]:
+            found, unread, is_there = _first(field.names, raw, read)
             if found is None and field.fallback:
-                found, more = self._first(field.fallback, raw, read, is_empty, kept)
-                if found is not None and (unread or not present):
+                found, more, _ = _first(field.fallback, raw, read)
+                if found is not None and (unread or not is_there):
                     provisional.append(field.name)
                 problems += [(field.name, text) for text in more]
-            problems += [(field.name, text) for text in unread]
-            if found is not None or (field.required if unread else present):
+            if unread:
+                problems += [(field.name, text) for text in unread]
+            if found is not None or (field.required if unread else is_there):
                 canonical[field.name] = found
         return canonical, tuple(provisional)
 
-    def _first(
-        self,
-        names: Iterable[str],
-        raw: dict[str, Any],
-        read: Callable[[Any], str | None],
-        is_empty: Callable[[Any], bool],
-        kept: Keeping | None = None,
-    ) -> tuple[str | None, list[str]]:
-        """The first of a field's names whose value is neither empty nor unreadable, as it is read,
-        and what was unreadable before it.
-        """
-        unread: list[str] = []
-        for name in names:
-            if name not in raw or is_empty(value := raw[name]):
-                continue
-            if kept is not None and kept.is_redacted(name):
-                value = REDACTED
-            try:
-                found = read(value)
-            except UnreadableError as error:
-                unread.append(f"unreadable in {name}: {error}")
-                continue
-            if found is not None:
-                return found, unread
-        return None, unread
+    def _reader(self, entity: Entity, field: Field) -> _Read:
+        """What reads a field from a record, under one of its names; None where it is empty."""
+        read = self._kinds[field.kind]
+        redacted = {n for n in (*field.names, *field.fallback) if self._kept[entity.name].is_redacted(n)}
+        if not redacted:
+            return read
 
-    def _value(self, field: Field, value: Any, raw: dict[str, Any]) -> str | None:
-        if field.kind == "lookup":
-            if value is REDACTED:
-                raise UnreadableError("is redacted by the configuration")
-            return values.read_lookup(value)
-        if type(value) is list:
-            value = values.single(value)
-        if field.kind == "text":
-            return values.read_text(value)
-        if field.kind == "code":
-            return values.read_code(value)
-        if value is REDACTED:
+        def read_unless_redacted(raw: dict[str, Any], name: str) -> str | None:
+            if name not in redacted or values.is_empty(raw[name]):
+                return read(raw, name)
+            if field.kind in ("text", "code"):
+                return REDACTED
             raise UnreadableError("is redacted by the configuration")
-        if field.kind == "date":
-            return read_date(value, self._tenant.date_order, self._tenant.timezone)
-        if field.kind == "price":
-            return read_price(value, currency_code(raw.get("Currency")) or self._tenant.currency)
-        return values.read_moodle_id(value)
+
+        return read_unless_redacted
+
+    def _read_date(self, value: Any) -> str:
+        return read_date(value, self._tenant.date_order, self._tenant.timezone)
+
+    def _read_price(self, raw: dict[str, Any], name: str) -> str | None:
+        value = values.single(raw[name])
+        if values.is_empty(value):
+            return None
+        return read_price(value, currency_code(raw.get("Currency")) or self._tenant.currency)
 
     def _modified_at(self, raw: dict[str, Any], problems: list[tuple[str, str]]) -> int | None:
         given = values.single(raw.get("Modified_Time"))
@@ -224,6 +201,55 @@ class Reader:
             problems.append(("modified_time", f"unreadable: {error}; the record is applied on arrival"))
             return None
 
+
+_Read = Callable[[dict[str, Any], str], str | None]
+
+
+def _first(names: Iterable[str], raw: dict[str, Any], read: _Read) -> tuple[str | None, list[str], bool]:
+    """The first of a field's names whose value is neither empty nor unreadable, as it is read; what
+    was unreadable before it; and whether any of the names is there.
+    """
+    unread: list[str] = []
+    is_there = False
+    for name in names:
+        if name not in raw:
+            continue
+        is_there = True
+        try:
+            found = read(raw, name)
+        except UnreadableError as error:
+            unread.append(f"unreadable in {name}: {error}")
+            continue
+        if found is not None:
+            return found, unread, True
+    return None, unread, is_there
+
+
+def _read_id(raw: dict[str, Any], name: str) -> str | None:
+    return values.read_id(raw[name])
+
+
+def _read_lookup(raw: dict[str, Any], name: str) -> str | None:
+    return values.read_lookup(raw[name])
+
+
+def _one(read: Callable[[Any], str]) -> _Read:
+    """What reads one value, also in a list of one; None where it is empty."""
+
+    def read_one(raw: dict[str, Any], name: str) -> str | None:
+        value = values.single(raw[name])
+        return None if values.is_empty(value) else read(value)
+
+    return read_one
+
+
+_KINDS: dict[str, _Read] = {
+    "text": _one(values.read_text),
+    "code": _one(values.read_code),
+    "lookup": _read_lookup,
+    "moodle_id": _one(values.read_moodle_id),
+}
+"""How each kind of field is read; dates and amounts need the college's settings."""
 
 _BAD = re.compile("[\x00\ud800-\udfff]")
 

@@ -73,6 +73,8 @@ def is_empty(value: Any) -> bool:
     if value is None:
         return True
     if isinstance(value, str):
+        if value[:1] > "-" and value[0] != "n" and value.isascii():
+            return False  # nearly every text: no blank, `$`, `-None-` or `null` begins so
         text = visible(value).strip()
         if text[:1] == "$":
             return bool(_NOTHING_BUT_PLACEHOLDERS.fullmatch(text))
@@ -127,6 +129,8 @@ def _refuse_placeholder(text: str) -> None:
 
 def read_id(value: Any) -> str | None:
     """A record's id: text, or exact digits as a JSON integer; None where empty."""
+    if type(value) is str and value.isalnum() and value.isascii() and value[0] != "n" and len(value) < 100:
+        return value  # nearly every id: nothing in it to be removed or refused
     if is_empty(value):
         return None
     if isinstance(value, Decimal):
@@ -148,8 +152,10 @@ def read_id(value: Any) -> str | None:
 
 
 def read_lookup(value: Any) -> str | None:
-    """`{"id": ..}` (or `ID`), a bare id, or a list of one of these; see `_target` for rows."""
-    if isinstance(value, list) and len(value) != 1:
+    """`{"id": ..}` (or `ID`), a bare id, or a list of one of these; see `_target` for rows. None
+    where it is empty, or its id is.
+    """
+    if isinstance(value, list) and len(value) > 1:
         raise UnreadableError(f"should be one lookup, is {masked(value)}")
     value = _target(value)
     if isinstance(value, dict):
@@ -203,17 +209,6 @@ def lookup_in(value: Any) -> Any:
         return value
 
 
-def is_empty_lookup(value: Any) -> bool:
-    """An empty value, or a lookup whose id is one."""
-    if isinstance(value, list) and len(value) > 1:
-        return False
-    value = _target(value)
-    if isinstance(value, dict):
-        ids = [value[name] for name in ID_NAMES if name in value]
-        return bool(ids) and all(is_empty(inner) for inner in ids)
-    return is_empty(value)
-
-
 def _target(value: Any) -> Any:
     """What a lookup stands for. In a list, a row that holds exactly one object with an id
     (besides its owner, layout, parent and the like) is a linking row and stands for that
@@ -239,7 +234,7 @@ def _linked(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
 _EMPTY_FRACTION = re.compile(r"^(\d+)\.0+$")
 
 
-def read_moodle_id(value: Any) -> str | None:
+def read_moodle_id(value: Any) -> str:
     """Stripped text; a number without its empty fraction: `42.0` -> `"42"`."""
     text = read_code(value).strip()
     return _EMPTY_FRACTION.sub(r"\1", text) if "." in text else text
