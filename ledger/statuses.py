@@ -7,17 +7,16 @@ direction marks that come with Arabic and Hebrew).
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable
+
+from ledger.texts import visible
 
 
 def normal(status: str | None) -> str:
     """A status as it is compared; empty where there is none."""
     if not status:
         return ""
-    if not status.isascii():
-        status = "".join(c for c in status if unicodedata.category(c) != "Cf")
-    return "".join(status.split()).casefold()
+    return "".join(visible(status).split()).casefold()
 
 
 def words(statuses: Iterable[str]) -> frozenset[str]:

@@ -7,7 +7,8 @@ import unicodedata
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from ledger.zoho.values import MAX_DIGITS, UnreadableError, masked, visible, western
+from ledger.texts import visible
+from ledger.zoho.values import MAX_DIGITS, UnreadableError, masked, western
 
 _MAX_AMOUNT = 100  # characters
 _MAX_TOKENS = 2  # on each side of the figure

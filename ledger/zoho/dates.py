@@ -18,7 +18,8 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from ledger import clock
-from ledger.zoho.values import UnreadableError, masked, visible, western
+from ledger.texts import visible
+from ledger.zoho.values import UnreadableError, masked, western
 
 FIRST_YEAR, LAST_YEAR = 1900, 2200
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from ledger.texts import visible
 from ledger.zoho.entities import Entity
 from ledger.zoho.values import (
     ID_NAMES,
@@ -20,7 +21,6 @@ from ledger.zoho.values import (
     is_shown,
     lookup_in,
     read_id,
-    visible,
 )
 
 REDACTED = "[redacted]"

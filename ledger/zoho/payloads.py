@@ -19,9 +19,10 @@ import msgspec
 import multipart
 
 from ledger.errors import TooLargeError, UnreadableBodyError
+from ledger.texts import visible
 from ledger.zoho.charsets import UTF_8, Charset, named_charset, with_mark
 from ledger.zoho.records import Reader, Record, says_delete
-from ledger.zoho.values import ID_NAMES, is_empty, visible
+from ledger.zoho.values import ID_NAMES, is_empty
 
 MAX_DEPTH = 64
 ENVELOPES = ("data", "records", "payload", "arguments")
@@ -136,10 +137,11 @@ def _as_text(data: bytes | str) -> str:
 def _check_twice(data: bytes | str) -> None:
     """Raises where one object holds the same envelope twice: a decoder keeps the last one only."""
     if isinstance(data, bytes):
-        twice = any(data.count(name) > 1 for name in _QUOTED_BYTES) or b"\\u00" in data or b"\0" in data
+        may_be = any(data.count(name) > 1 for name in _QUOTED_BYTES) or b"\0" in data  # UTF-16
+        may_be = may_be or b"\\u006" in data or b"\\u007" in data  # letters of a name, escaped
     else:
-        twice = any(data.count(name) > 1 for name in _QUOTED) or "\\u00" in data
-    if twice:
+        may_be = any(data.count(name) > 1 for name in _QUOTED) or "\\u006" in data or "\\u007" in data
+    if may_be:
         json.loads(_as_text(data), parse_float=str, parse_int=str, object_pairs_hook=_refuse_twice)
 
 

@@ -13,6 +13,7 @@ from ledger.codec import encode
 from ledger.errors import ConfigurationError
 from ledger.events import DELETION, NOT_APPROVED, REPORTS, UNUSABLE, RecordReceived
 from ledger.settings import TenantSettings
+from ledger.texts import visible
 from ledger.zoho import values
 from ledger.zoho.amounts import currency_code, read_price
 from ledger.zoho.dates import read_date, read_instant
@@ -289,7 +290,7 @@ def _clean(value: Any) -> Any:
 def _word(value: Any) -> str:
     """A flag of Zoho as it is compared: without blanks, invisible characters and case."""
     value = values.single(value)
-    return values.visible(value).strip().lower() if isinstance(value, str) else ""
+    return visible(value).strip().lower() if isinstance(value, str) else ""
 
 
 def says_delete(envelope: Mapping[str, Any]) -> bool:

@@ -15,6 +15,8 @@ from typing import Any
 
 import msgspec
 
+from ledger.texts import visible
+
 MAX_ID_LENGTH = 255
 MAX_DIGITS = 40
 
@@ -31,15 +33,6 @@ _decode_lookup = msgspec.json.Decoder(float_hook=Decimal).decode
 
 class UnreadableError(Exception):
     """A value is there but cannot be read. The text is the problem, without the value."""
-
-
-def visible(text: str) -> str:
-    """A text without invisible characters (Unicode's category Cf: direction marks, zero
-    width, the byte order mark), which copying and right-to-left screens leave in it.
-    """
-    if text.isascii():
-        return text
-    return "".join(c for c in text if unicodedata.category(c) != "Cf")
 
 
 def western(text: str) -> str:

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from ledger import clock
+from ledger.texts import visible
 from ledger.zoho import amounts, dates, values
 from ledger.zoho.values import UnreadableError
 
@@ -424,5 +425,5 @@ def test_no_text_holds_a_parser_up(text: str) -> None:
 def test_invisible_characters_are_unicodes() -> None:
     """All of category Cf, none else."""
     every = [chr(i) for i in range(0x110000) if unicodedata.category(chr(i)) == "Cf"]
-    assert values.visible("a" + "".join(every) + "b") == "ab"
+    assert visible("a" + "".join(every) + "b") == "ab"
     assert values.trimmed("".join(every) + " a\u200db " + every[0]) == " a\u200db "
