@@ -264,7 +264,8 @@ def _answer_handlers(service: Service) -> list[HTTPRouteHandler]:
         description=(
             "Counts by day or hour (UTC), entity and status. `unknown_statuses` has, as of now, the "
             "statuses of active and waiting records that neither MOODLE_INACTIVE_STATUSES nor "
-            "MOODLE_KNOWN_STATUSES names, with the number of records: they take a seat."
+            "MOODLE_KNOWN_STATUSES (of another college than the default one: inactive_statuses and "
+            "known_statuses in TENANTS_FILE) names, with the number of records: they take a seat."
         ),
         tags=["audit"],
         responses=documented(400, 403, 503),

@@ -144,17 +144,14 @@ class Service:
 
     def _of_statuses(self, tenant_id: str, count: int) -> str:
         """What to do about unknown statuses. The words themselves are data, so they are not here."""
-        lists = "MOODLE_KNOWN_STATUSES or MOODLE_INACTIVE_STATUSES"
-        if tenant_id != self.settings.default_tenant:
-            lists = f"known_statuses or inactive_statuses of [tenants.{tenant_id}.moodle] in TENANTS_FILE"
         what = (
             f"{count} statuses of tenant {tenant_id} are"
             if count > 1
             else f"1 status of tenant {tenant_id} is"
         )
         return (
-            f"{what} not known: sync-ledger audit summary --tenant {tenant_id} names what takes a seat "
-            f"unasked; put each word into {lists}"
+            f"{what} not known: sync-ledger audit summary --tenant {tenant_id} names them; they take "
+            f"a seat although nobody has decided so: put each into {self.settings.status_lists(tenant_id)}"
         )
 
     @asynccontextmanager

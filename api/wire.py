@@ -19,9 +19,10 @@ MOST_URL_BYTES = 65_535
 MOST_FIELD_BYTES = 64 * 1024
 """A request's header and trailer fields together."""
 LINGER_SECONDS = 2.0
-"""So long a refused client may go on sending before the connection is closed: closed at once, the
+"""How long a refused client may go on sending before the connection is closed. Closed at once, the
 system would reset it, and the client would not see why.
 """
+ALLOWED = "GET, HEAD, POST"
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -101,7 +102,9 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The headers are complete: the application begins."""
-        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+        if self.parser.get_method() == b"CONNECT":
+            raise ProblemError(405, "This server is no proxy: send GET, HEAD or POST.", {"Allow": ALLOWED})
+        if self.parser.should_upgrade():
             return  # it is fed once more, without the offer
         if self.parser.get_http_version() != "1.1":
             self.expect_100_continue = False
@@ -157,6 +160,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _end(self, problem: ProblemError) -> None:
         body = body_of(problem.status, problem.detail)
         headers = [
+            *((name.lower().encode(), value.encode()) for name, value in problem.headers.items()),
             *self.server_state.default_headers,
             (b"content-type", MEDIA_TYPE.encode()),
             (b"content-length", str(len(body)).encode()),

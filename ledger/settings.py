@@ -72,12 +72,12 @@ class MoodleSettings(msgspec.Struct, frozen=True):
 
     def takes_no_seat(self, status: str | None) -> bool:
         """Whether a record of this status takes no seat in a course."""
-        return statuses.normal(status) in self._inactive
+        return statuses.is_in(status, self._inactive)
 
     def is_unknown(self, status: str | None) -> bool:
         """Whether a status is in neither list: it takes a seat, but perhaps it should not."""
-        word = statuses.normal(status)
-        return bool(word) and word not in self._inactive and word not in self.known_statuses
+        lists = (self._inactive, self.known_statuses)
+        return bool(statuses.normal(status)) and not any(statuses.is_in(status, each) for each in lists)
 
     @property
     def named_statuses(self) -> frozenset[str]:
@@ -120,6 +120,12 @@ class Settings(msgspec.Struct, frozen=True):
     env: str = "production"
     log_level: str = "INFO"
     first_statuses: frozenset[str] = frozenset()
+
+    def status_lists(self, tenant: str) -> str:
+        """What a tenant's two lists of statuses are called, for a sentence."""
+        if tenant == self.default_tenant:
+            return "MOODLE_KNOWN_STATUSES or MOODLE_INACTIVE_STATUSES"
+        return f"known_statuses or inactive_statuses of [tenants.{tenant}.moodle] in TENANTS_FILE"
 
     def tenant(self, name: str) -> TenantSettings:
         """The settings of a tenant; one without settings of its own has the defaults, which are

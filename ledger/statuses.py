@@ -24,6 +24,15 @@ def words(statuses: Iterable[str]) -> frozenset[str]:
     return frozenset(found for status in statuses if (found := normal(status)))
 
 
+def is_in(status: str | None, listed: frozenset[str]) -> bool:
+    """Whether a status is in a list. The first default list is compared as it was then, without
+    case and the blanks around it, so that an upgrade takes no seat away.
+    """
+    if listed is FIRST_INACTIVE:
+        return (status or "").strip().lower() in listed
+    return normal(status) in listed
+
+
 INACTIVE = words(
     (
         "Withdrawn", "Withdraw", "Cancelled", "Canceled", "Dropped", "Suspended", "Blocked",

@@ -432,7 +432,8 @@ def _why_unused(event: Any, entity: str) -> _Why:
         problems = _decode(event["errors"]) if event["errors"] else []
         named = "; ".join(f"{_label(field)}: {problem}" for field, problem in problems)
         fields = " and ".join(_label(field) for field, _ in problems) or "the record"
-        return _Why("unusable", f"Fill in {fields} of the {entity} in Zoho and save it again.", named)
+        step = f"Correct {fields} of the {entity} in Zoho, or what sends it (a lookup is sent by its id)"
+        return _Why("unusable", f"{step}, and save it again.", named)
     if status == "ERROR":
         step = "Tell the administrator: sync-ledger replay --parked applies it again."
         return _Why("not_applied", step)

@@ -228,23 +228,21 @@ def summary(
     """
     start, stop = instant("--from", from_), instant("--to", to)
 
-    async def command(ledger: Opened) -> tuple[list[dict[str, Any]], list[Unknown]]:
+    async def command(ledger: Opened) -> tuple[list[dict[str, Any]], list[Unknown], str]:
         tenant_id = await ledger.tenant(tenant)
+        lists = ledger.settings.status_lists(tenant_id)
         async with ledger.database.transaction(tenant_id, snapshot=True) as connection:
             items = await Summary().counts(connection, tenant_id, start, stop, SPANS[by])
-        return items, await UnknownStatuses(ledger.database, ledger.settings).of(tenant_id)
+        return items, await UnknownStatuses(ledger.database, ledger.settings).of(tenant_id), lists
 
-    items, unknown = run(command)
+    items, unknown, lists = run(command)
     if json:
         print_json({"items": items, "next": None, "unknown_statuses": msgspec.to_builtins(unknown)})
         return 0
     columns = ("from", "entity", "status", "count")
     print_table(columns, [tuple(item[column] for column in columns) for item in items])
     if unknown:
-        print(
-            "\nstatuses that take a seat unasked: put each into MOODLE_KNOWN_STATUSES or "
-            "MOODLE_INACTIVE_STATUSES (docs/moodle.md)"
-        )
+        print(f"\nstatuses that take a seat although nobody has decided so: put each into {lists}")
         print_table(
             ("entity", "unknown status", "records"), [(u.entity, u.status, u.records) for u in unknown]
         )

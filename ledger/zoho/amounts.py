@@ -8,7 +8,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from ledger.texts import visible
-from ledger.zoho.values import MAX_DIGITS, UnreadableError, masked, western
+from ledger.zoho.values import MAX_DIGITS, UnreadableError, masked, single, western
 
 _MAX_AMOUNT = 100  # characters
 _MAX_TOKENS = 2  # on each side of the figure
@@ -24,17 +24,35 @@ _SIGNS = {
     "دأ": "JOD", "دا": "JOD", "دك": "KWD", "دب": "BHD", "رع": "OMR", "دع": "IQD", "دت": "TND", "دل": "LYD",
 }  # fmt: skip
 
-# Blanks of any kind and the Arabic separators become plain ones
-_PLAIN = str.maketrans({
-    "\u00a0": " ", "\u202f": " ", "\u2009": " ", "\u2007": " ", "\u2019": "'", "\u066c": "'",
-    "\u066b": ".", "\u060c": ",", "\u2212": "-",
-})  # fmt: skip
+_PLAIN = str.maketrans({"\u2019": "'", "\u066c": "'", "\u066b": ".", "\u060c": ",", "\u2212": "-"})
 _PARTS = re.compile(r"(?P<before>[^\d]*?)(?P<figure>[.,]?\d(?:[\d.,' ]*\d)?)(?P<after>[^\d]*)", re.ASCII)
 _BLANK_GROUPS = re.compile(r"(\d{1,3}(?:([ '])\d{3})(?:\2\d{3})*)([.,]\d+)?", re.ASCII)
 _MARKS = frozenset(".,/-:'\u2013\u2014()")
 _CODE = re.compile(r"[A-Za-z]{3}")
-_NO_CENTS = re.compile(r"[.,/][-\u2013\u2014=]{1,2}|[.,]")
-_MAGNITUDES = frozenset("kKmM")
+_NO_CENTS = re.compile(r"[.,:/][-\u2013\u2014=]{1,2}|[.,]")
+# Behind a figure these make another one of it: 5k is not 5
+_MAGNITUDES = frozenset(
+    [
+        "k",
+        "m",
+        "mn",
+        "mio",
+        "mln",
+        "bn",
+        "tsd",
+        "thsd",
+        "lac",
+        "lakh",
+        "cr",
+        "crore",
+        "dozen",
+        "ألف",
+        "الف",
+        "مليون",
+        "万",
+        "千",
+    ]
+)
 
 
 def read_price(value: Any, currency: str | None = None) -> str:
@@ -58,32 +76,43 @@ def read_price(value: Any, currency: str | None = None) -> str:
 
 
 def currency_code(value: Any) -> str | None:
-    """The ISO code that a record's field or a setting names; None where it names none."""
+    """The ISO code that a record's field names, as text or in a lookup; None where it names none."""
+    value = single(value)
+    if isinstance(value, dict):
+        value = value.get("name")
     if not isinstance(value, str):
         return None
-    text = visible(value).strip()
-    return text.upper() if _CODE.fullmatch(text) else None
+    text = _bare(visible(value).strip()).upper()
+    return _SIGNS.get(text, text if _CODE.fullmatch(text) else None)
 
 
 def _amount(text: str, currency: str | None) -> Decimal:
     problem = UnreadableError(f"should be one amount, is {masked(text)}")
     if len(text) > _MAX_AMOUNT:  # before any pattern looks at it
         raise problem
-    parts = _PARTS.fullmatch(western(visible(text)).translate(_PLAIN).strip())
+    parts = _PARTS.fullmatch(_plainly(text))
     if parts is None:
         raise problem
     before, figure, after = parts["before"], parts["figure"], parts["after"]
     if figure[0] in ".," and (before[-1:].isalpha() or before[-1:] == "/"):  # `Rs.500`, `B/.500`
         before, figure = before + figure[0], figure[1:]
-    if after[:1] in _MAGNITUDES and len(after.split()[0]) == 1:  # 5k is not 5
-        raise problem
     sign, before = _sign(before, problem)
+    after = after.strip()
     after = after[found.end() :] if (found := _NO_CENTS.match(after)) else after  # 1299,- and 1299/-
-    tokens = [*_tokens(before, problem), *_tokens(after, problem)]
+    behind = _tokens(after, problem)
+    if any(_bare(token).lower() in _MAGNITUDES for token in behind):
+        raise problem
+    tokens = [*_tokens(before, problem), *behind]
     try:
         return Decimal(sign + _with_point(figure, _currency(tokens) or currency))
     except (InvalidOperation, ValueError):
         raise problem from None
+
+
+def _plainly(text: str) -> str:
+    """Western figures, plain separators, and each blank of any kind as one of ours."""
+    plain = western(visible(text)).translate(_PLAIN)
+    return "".join(" " if c.isspace() else c for c in plain).strip()
 
 
 def _sign(before: str, problem: UnreadableError) -> tuple[str, str]:
@@ -124,16 +153,18 @@ def _is_of_a_word(character: str) -> bool:
 
 def _currency(tokens: list[str]) -> str | None:
     """The currency that the text itself names: one of three decimals, or another code or sign."""
-    for token in tokens:
-        bare = "".join(c for c in token if c not in _MARKS).upper()
-        if (found := _SIGNS.get(bare, bare)) in THREE_DECIMALS:
+    words = [_bare(token) for token in tokens]
+    for word in words:
+        if (found := _SIGNS.get(word.upper(), word.upper())) in THREE_DECIMALS:
             return found
-    for token in tokens:
-        if _CODE.fullmatch(token) and token.isupper():
-            return token
-        if any(unicodedata.category(c) == "Sc" for c in token):
+    for word in words:
+        if (_CODE.fullmatch(word) and word.isupper()) or any(unicodedata.category(c) == "Sc" for c in word):
             return "other"
     return None
+
+
+def _bare(token: str) -> str:
+    return "".join(c for c in token if c not in _MARKS)
 
 
 def _with_point(figure: str, currency: str | None) -> str:

@@ -15,15 +15,17 @@ from ledger.errors import UnreadableBodyError
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 
 
 class Charset(msgspec.Struct, frozen=True):
-    """A charset, by Python's name of its codec."""
+    """A charset: Python's name of its codec, and how the sender called it."""
 
     name: str
+    label: str = "utf-8"
 
     @property
     def is_utf_8(self) -> bool:
@@ -33,7 +35,7 @@ class Charset(msgspec.Struct, frozen=True):
     @property
     def is_ascii_like(self) -> bool:
         """Whether `=`, `&` and `%` are one byte in it, as forms need."""
-        return not self.name.startswith("utf-16")
+        return not self.name.startswith(("utf-16", "utf-32", "iso2022"))
 
     def text(self, data: bytes) -> str:
         """The text of some bytes. A lone surrogate stays one, the reader of records replaces it.
@@ -45,11 +47,13 @@ class Charset(msgspec.Struct, frozen=True):
             return data.decode(self.name, errors).removeprefix("\ufeff")
         except UnicodeError:
             raise UnreadableBodyError(
-                f"the body is not written in {self.name}: name its charset in Content-Type, or send UTF-8"
+                f"the text is not written in {self.label}: name its charset in Content-Type or send UTF-8"
             ) from None
 
 
 UTF_8 = Charset("utf-8")
+ANY = Charset("latin-1")
+"""In which every byte is a character, where only ASCII is looked for."""
 
 
 def named_charset(content_type: str, default: Charset = UTF_8) -> Charset:
@@ -63,9 +67,16 @@ def named_charset(content_type: str, default: Charset = UTF_8) -> Charset:
     encoding = webencodings.lookup(label)
     if encoding is None or encoding.name in ("replacement", "x-user-defined"):
         raise UnreadableBodyError("the charset of Content-Type is none of the web's: send UTF-8")
-    return Charset(encoding.codec_info.name)
+    return Charset(encoding.codec_info.name, label)
 
 
 def with_mark(data: bytes) -> Charset | None:
     """The charset that a byte order mark names; it is surer than any header."""
-    return next((Charset(name) for mark, name in _MARKS if data.startswith(mark)), None)
+    return next(
+        (
+            Charset(name, f"{name}, as its byte order mark says")
+            for mark, name in _MARKS
+            if data.startswith(mark)
+        ),
+        None,
+    )

@@ -49,9 +49,9 @@ _DAY = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _HALF = r"(?:[ap]\.?\s?m\.?|\u0635|\u0645)"  # the letters are those of Arabic clocks
-_BETWEEN = re.compile(r"\s?,?\s?(?:at\s|t(?=\d))?", re.IGNORECASE)
+_BETWEEN = re.compile(r"\s?[.,]?\s?(?:at\s|t(?=\d))?", re.IGNORECASE)
 _TIME = re.compile(
-    rf"(?P<hour>\d{{1,2}}):(?P<minute>\d{{2}})(?::(?P<second>\d{{2}})(?:[.,](?P<part>\d{{1,9}}))?)?"
+    rf"(?P<hour>\d{{1,2}})[:.](?P<minute>\d{{2}})(?:[:.](?P<second>\d{{2}})(?:[.,](?P<part>\d{{1,9}}))?)?(?!\d)"
     rf"(?:\s*(?P<half>{_HALF})(?![a-z]))?"
     rf"|(?P<hour12>\d{{1,2}})\s*(?P<half12>{_HALF})(?![a-z])"
     rf"|(?<=t)(?P<hour24>\d{{2}})(?:(?P<minute24>\d{{2}})(?P<second24>\d{{2}})?)?(?:[.,]\d+)?(?!\d)"
@@ -63,62 +63,25 @@ _OFFSET = re.compile(
     r"|(?P<utc>z|utc|gmt|\(utc\)|\(gmt\))",
     re.IGNORECASE | re.ASCII,
 )
-_ZONE_NAME = re.compile(r"\[?(?P<name>[A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9_+-]+)+)\]?", re.ASCII)
-_IN_BRACKETS = re.compile(r"\s*(?:\([^()\d]*\)|\[[A-Za-z_/+-]+\])")
-_ABBREVIATION = re.compile(r"\(?(?P<word>[A-Z]{2,5})\)?(?![A-Za-z])")
+_ZONE_NAME = re.compile(r"[\[(]?(?P<name>[A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9_+-]+)+)[\])]?", re.ASCII)
+_SAID_AGAIN = re.compile(
+    r"\s?(?:\((?:[^()\d]*|(?:gmt|utc)?[+-]\d{1,2}(?::?\d{2})?)\)|\[[a-z0-9_/+-]+\])", re.IGNORECASE
+)
+_ABBREVIATION = re.compile(r"\(?(?P<word>[A-Za-z]{2,5})\)?(?![A-Za-z])")
 # The only words for zones that mean one offset everywhere (RFC 2822, section 4.3), in hours
 _KNOWN_ZONES = {
     "EST": -5, "EDT": -4, "CST": -6, "CDT": -5, "MST": -7, "MDT": -6, "PST": -8, "PDT": -7,
 }  # fmt: skip
 # Others that are zones, of several places or of one whose offset has changed
-_ZONE_WORDS = frozenset(_KNOWN_ZONES) | frozenset(
-    [
-        "ACDT",
-        "ACST",
-        "ADT",
-        "AEDT",
-        "AEST",
-        "AKDT",
-        "AKST",
-        "AMT",
-        "ART",
-        "AST",
-        "AWST",
-        "BRT",
-        "BST",
-        "CAT",
-        "CEST",
-        "CET",
-        "COT",
-        "EAT",
-        "EEST",
-        "EET",
-        "GST",
-        "HKT",
-        "HST",
-        "IDT",
-        "IRST",
-        "IST",
-        "JST",
-        "KST",
-        "MSK",
-        "NZDT",
-        "NZST",
-        "PHT",
-        "PKT",
-        "SAST",
-        "SGT",
-        "TRT",
-        "UZT",
-        "WAT",
-        "WEST",
-        "WET",
-        "WIB",
-    ]
-)
+_ZONE_WORDS = frozenset(_KNOWN_ZONES) | frozenset({
+    "ACDT", "ACST", "ADT", "AEDT", "AEST", "AKDT", "AKST", "AMT", "ART", "AST", "AWST", "BRT", "BST", "CAT",
+    "CEST", "CET", "COT", "EAT", "EEST", "EET", "GST", "HKT", "HST", "IDT", "IRST", "IST", "JST", "KST", "MSK",
+    "NZDT", "NZST", "PHT", "PKT", "SAST", "SGT", "TRT", "UZT", "WAT", "WEST", "WET", "WIB", "WIT", "WITA",
+})  # fmt: skip
 _EPOCH = re.compile(r"(\d{13}|\d{10})(?:\.\d+)?", re.ASCII)
 _DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"), "-") | {0x060C: ","}
-_MAX_OFFSET = 15 * 60  # minutes
+_MAX_OFFSET = timedelta(hours=15)
+_SHORTEST = len("2026-06-24T06:00")
 
 
 class _Moment(msgspec.Struct):
@@ -157,13 +120,11 @@ def read_instant(value: Any, order: str, zone: tzinfo) -> int:
     offset in the tenant's zone. Raises `UnreadableError`.
     """
     if type(value) is str and value[4:5] == "-" == value[7:8] and value[10:11] in ("T", " "):
-        try:
+        with contextlib.suppress(ValueError):
             moment = datetime.fromisoformat(value)  # nearly every instant
-        except ValueError:
-            pass
-        else:
-            _check_year(moment.year)
-            return clock.from_datetime(moment if moment.tzinfo else moment.replace(tzinfo=zone))
+            if len(value) >= _SHORTEST and abs(moment.utcoffset() or timedelta()) <= _MAX_OFFSET:
+                _check_year(moment.year)
+                return clock.from_datetime(moment if moment.tzinfo else moment.replace(tzinfo=zone))
     instant = _epoch(value)
     if instant is not None:
         _check_year((_UNIX + timedelta(microseconds=instant)).year)
@@ -289,12 +250,14 @@ def _set_zone(text: str, at: int, moment: _Moment, problem: UnreadableError) -> 
         if found["utc"]:
             moment.zone = UTC
         else:
-            minutes = int(found["hours"]) * 60 + int(found["minutes"] or 0)
-            if minutes > _MAX_OFFSET or int(found["minutes"] or 0) > 59:
+            offset = timedelta(hours=int(found["hours"]), minutes=int(found["minutes"] or 0))
+            if offset > _MAX_OFFSET or int(found["minutes"] or 0) > 59:
                 raise problem
-            moment.zone = timezone(timedelta(minutes=-minutes if found["sign"] == "-" else minutes))
-        in_brackets = _IN_BRACKETS.match(text, found.end())
-        return in_brackets.end() if in_brackets else found.end()
+            moment.zone = timezone(-offset if found["sign"] == "-" else offset)
+        again = _SAID_AGAIN.match(text, found.end())  # +0300 (Arabian Standard Time)
+        if again is None and (word := _ABBREVIATION.match(text, _blank(text, found.end()))) is not None:
+            again = word if word["word"].upper() in _ZONE_WORDS else None
+        return again.end() if again else found.end()
     if (found := _ZONE_NAME.match(text, at)) is not None:
         try:
             moment.zone = ZoneInfo(found["name"])
@@ -302,8 +265,8 @@ def _set_zone(text: str, at: int, moment: _Moment, problem: UnreadableError) -> 
             raise problem from None
         return found.end()
     found = _ABBREVIATION.match(text, at)
-    if found is not None and moment.time is not None and found["word"] in _ZONE_WORDS:
-        hours = _KNOWN_ZONES.get(found["word"])
-        moment.zone = found["word"] if hours is None else timezone(timedelta(hours=hours))
+    if found is not None and (name := found["word"].upper()) in _ZONE_WORDS:
+        hours = _KNOWN_ZONES.get(name)
+        moment.zone = name if hours is None else timezone(timedelta(hours=hours))
         return found.end()
     raise problem

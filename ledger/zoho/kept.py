@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from decimal import Decimal
 from typing import Any
 
-from ledger.texts import visible
 from ledger.zoho.entities import Entity
 from ledger.zoho.values import (
     ID_NAMES,
     UnreadableError,
+    container_in,
+    decoded_in,
     has_id,
     is_empty,
     is_shown,
-    lookup_in,
+    is_structured,
     read_id,
+    single,
 )
 
 REDACTED = "[redacted]"
@@ -33,13 +36,14 @@ BUILT_IN_REDACTION = frozenset({
 
 _USERS = frozenset({"owner", "created_by", "modified_by"})
 _OF_EVERY_RECORD = frozenset(
-    {*ID_NAMES, "Name", "Modified_Time", "Record_Status__s", "operation", "event_type"}
+    {*ID_NAMES, "Name", "Currency", "Modified_Time", "Record_Status__s", "operation", "event_type"}
 )
 _API_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
-_ADDRESS = re.compile(r"\S@\S")
+_ADDRESS = re.compile(r"\S@\S|\+\d[\d ().-]{6,}")  # of mail, or a telephone number
+_SMALL = 1_000_000  # a count or an amount; a telephone number is longer
 _ZOHO_ID = re.compile(r"(?:zcrm_)?\d{15,20}", re.ASCII)
 
-_KEEP, _DROP, _REDACT, _OPEN, _ID, _PERSON_ID = range(6)
+_KEEP, _DROP, _REDACT, _OPEN, _ID, _PERSON_ID, _PERSON = range(7)
 _FATES = 10_000  # distinct keys remembered; a bound against invented ones
 
 
@@ -54,12 +58,15 @@ class Keeping:
         self._is_person = entity.is_person
         self._redacted = redacted
         self._mapped = {n for f in entity.fields if f.kind != "lookup" for n in (*f.names, *f.fallback)}
-        self._lookups = {n for f in entity.fields if f.kind == "lookup" for n in f.names}
+        lookups = [f for f in entity.fields if f.kind == "lookup"]
+        self._persons = {n for f in lookups if f.personal and entity.sealed_by is None for n in f.names}
+        self._lookups = {n for f in lookups for n in f.names} - self._persons
         personal = [f for e in entities for f in e.fields if f.personal]
         self._named = {n.lower() for f in personal if f.kind == "lookup" for n in f.names}
+        # Student_Name, Students, Teacher_List
+        self._copied = tuple(f"{name}_" for name in _USERS) + tuple(n.rstrip("s") or n for n in self._named)
         words = {n.lower() for f in personal if f.kind != "lookup" for n in f.names}
         self._personal = words - {"name"}  # what any record is called
-        self._copied = tuple(f"{name}_" for name in (*self._named, *_USERS))  # Student_Name
         self._fates: dict[str, int] = {}
 
     def is_redacted(self, key: str) -> bool:
@@ -70,22 +77,25 @@ class Keeping:
         """What is kept of a record, or of what came instead of one."""
         if isinstance(value, dict):
             return self._record(value)
-        return value if self._is_person and not isinstance(value, list) else self._nested(value)
+        return value if self._is_person and not isinstance(value, list) else self._nested(value, _OPEN)
 
     def _record(self, record: dict[str, Any]) -> dict[str, Any]:
         kept = {}
-        for key, value in record.items():
+        for key, sent in record.items():
             fate = self._fates.get(key)
             if fate is None:
                 fate = self._fate_of(key)
             if fate == _DROP:
                 continue
             if fate == _REDACT:
-                kept[key] = REDACTED if value is not None else None
+                kept[key] = REDACTED if sent is not None else None
                 continue
-            kind = type(value)
+            value, kind = sent, type(sent)
+            if kind is str and not sent[:1].isalnum() and is_structured(sent):  # as forms carry rows
+                value = container_in(sent) if fate == _KEEP else decoded_in(sent)
+                kind = type(value)
             if kind is dict or kind is list:
-                kept[key] = self._nested(value, mapped=fate == _KEEP)
+                kept[key] = self._nested(value, fate)
             elif fate == _KEEP:
                 kept[key] = value
             else:
@@ -94,38 +104,47 @@ class Keeping:
 
     def _scalar(self, value: Any, fate: int) -> Any:
         """A text or number of a record that no key of its own seals."""
-        if value is None or value is True or value is False:
+        if isinstance(value, bool) or is_empty(value):
             return value
+        if fate == _PERSON:
+            return value if isinstance(value, int | Decimal) and -_SMALL < value < _SMALL else REDACTED
         if fate == _OPEN:
-            if type(value) is not str:
+            if not isinstance(value, str):
                 return value
-            if value.lstrip()[:1] in ("{", "[") and not is_empty(value):  # as forms carry rows
-                decoded = lookup_in(value)
-                return REDACTED if decoded is value else self._nested(decoded)
-            return REDACTED if _ADDRESS.search(value) else value
+            return REDACTED if is_structured(value) or _ADDRESS.search(value) else value
         return value if _is_id(value) and (fate == _ID or _has_figure(value)) else REDACTED
 
-    def _nested(self, value: Any, *, mapped: bool = False, in_list: bool = False) -> Any:
-        """What is kept of an object or a list. `mapped`: a field is read from it."""
-        if isinstance(value, list):
-            return [self._nested(inner, mapped=mapped, in_list=True) for inner in value]
+    def _nested(self, value: Any, fate: int, *, in_list: bool = False) -> Any:
+        """What is kept of an object or a list below a key of this fate, and of what stands in them."""
+        if type(value) is str and not value[:1].isalnum():
+            value = container_in(value) if fate == _KEEP else decoded_in(value)
         if isinstance(value, dict):
             if self._is_person and not _is_other_record(value, in_list=in_list):
                 return self._record(value)
             return self._ids(value)
-        if self._is_person or mapped or value is None or isinstance(value, bool):
+        if isinstance(value, list):
+            if fate == _KEEP and isinstance(single(value), list):
+                fate = _OPEN  # of several nothing is read
+            return [self._nested(inner, fate, in_list=True) for inner in value]
+        if self._is_person or fate == _KEEP or value is None or isinstance(value, bool):
             return value
+        if fate in (_ID, _PERSON_ID):
+            return self._scalar(value, fate)
         return value if _ZOHO_ID.fullmatch(str(value).strip()) else REDACTED
 
     def _ids(self, value: dict[str, Any]) -> dict[str, Any]:
         """An object without all but its id and the ids below it."""
         kept: dict[str, Any] = {}
-        if has_id(value):
+        own = value.get("id")
+        if type(own) is str and own.isalnum():  # nearly every id
+            kept["id"] = own
+        elif has_id(value):
             own = next((value[n] for n in ID_NAMES if not is_empty(value.get(n))), None)
             kept["id"] = own if own is None or _is_id(own) else REDACTED
         for key, inner in value.items():
-            if isinstance(inner, dict | list) and self._fate_of(key) not in (_DROP, _REDACT):
-                kept[key] = self._ids_below(inner)
+            below = decoded_in(inner) if type(inner) is str and not inner[:1].isalnum() else inner
+            if isinstance(below, dict | list) and self._fate_of(key) not in (_DROP, _REDACT):
+                kept[key] = self._ids_below(below)
         return kept
 
     def _ids_below(self, value: Any) -> Any:
@@ -151,10 +170,10 @@ class Keeping:
             return _KEEP
         if key in self._lookups:
             return _ID
-        if low in self._named:
+        if key in self._persons or low in self._named:
             return _PERSON_ID
         if low in self._personal or low.startswith(self._copied):
-            return _REDACT
+            return _PERSON
         return _OPEN if _API_NAME.fullmatch(key) else _DROP
 
 
@@ -173,4 +192,4 @@ def _is_id(value: Any) -> bool:
 
 
 def _has_figure(value: Any) -> bool:
-    return is_empty(value) or any(c.isdecimal() for c in visible(str(value)))
+    return any(c.isdecimal() for c in str(value))

@@ -10,6 +10,8 @@ would be lost, or that has two meanings, is refused as a whole.
 from __future__ import annotations
 
 import json
+from binascii import Error as BinasciiError
+from binascii import a2b_base64, a2b_qp
 from collections.abc import Iterable, Iterator
 from decimal import Decimal, InvalidOperation
 from typing import Any, NoReturn
@@ -19,13 +21,14 @@ import msgspec
 import multipart
 
 from ledger.errors import TooLargeError, UnreadableBodyError
-from ledger.texts import visible
-from ledger.zoho.charsets import UTF_8, Charset, named_charset, with_mark
+from ledger.zoho.charsets import ANY, UTF_8, Charset, named_charset, with_mark
 from ledger.zoho.records import Reader, Record, says_delete
-from ledger.zoho.values import ID_NAMES, is_empty
+from ledger.zoho.values import ID_NAMES, is_empty, is_structured
 
 MAX_DEPTH = 64
 ENVELOPES = ("data", "records", "payload", "arguments")
+_ENVELOPES = frozenset(ENVELOPES)
+_OF_A_RECORD = frozenset({"Modified_Time", "Record_Status__s"})
 _MAX_FIELDS = 10_000
 
 Fields = list[tuple[str, str]]
@@ -187,7 +190,8 @@ def _unusual(found: _Records, body: bytes, content_type: str, query: bytes) -> N
             raise UnreadableBodyError("the body is empty: send a record, a list of records, or a form")
         found.add_form(fields)
         return
-    if stripped.startswith(b"--"):
+    told = multipart.parse_options_header(content_type)[1].get("boundary", "")
+    if stripped.startswith(b"--") or (told and b"\n--" + told.encode() in stripped):
         found.add_form(_multipart(stripped, content_type, charset))
         return
     if body[:2] == b"\x1f\x8b":
@@ -209,7 +213,7 @@ def _reason(body: bytes) -> str:
     try:
         _decoder.decode(body)
     except UnicodeError:
-        return "its text is not UTF-8, send UTF-8"
+        return "it is not written in utf-8, name its charset in Content-Type or send UTF-8"
     except msgspec.DecodeError as error:
         return f"{error}"
     return "no reason"
@@ -230,9 +234,17 @@ def _form(encoded: bytes, charset: Charset) -> Fields:
         )
     except ValueError as error:
         raise UnreadableBodyError(f"the form cannot be read: {error}") from None
-    return [
-        (charset.text(name.encode("latin-1")), charset.text(text.encode("latin-1"))) for name, text in pairs
-    ]
+    raw = [(name.encode("latin-1"), text.encode("latin-1")) for name, text in pairs]
+    charset = _said_by_a_field(raw, charset)
+    return [(charset.text(name), charset.text(text)) for name, text in raw]
+
+
+def _said_by_a_field(fields: Iterable[tuple[Any, bytes]], charset: Charset) -> Charset:
+    """The charset that a form's own field `_charset_` names (HTML), else the one that is given."""
+    for name, value in fields:
+        if name in (b"_charset_", "_charset_"):
+            return named_charset(f"text/plain; charset={value.decode('latin-1').strip()}", charset)
+    return charset
 
 
 def _multipart(body: bytes, content_type: str, charset: Charset) -> Fields:
@@ -240,6 +252,9 @@ def _multipart(body: bytes, content_type: str, charset: Charset) -> Fields:
     seen = body.split(b"\n", 1)[0].strip()[2:].decode("latin-1")
     reason: Exception | None = None
     for boundary in dict.fromkeys((told or seen, seen)):  # what the header says may be wrong
+        behind = body.partition(f"\n--{boundary}--".encode())[2]
+        if f"\n--{boundary}".encode() in behind:
+            raise UnreadableBodyError("the multipart form goes on behind its end: send one form")
         try:
             if parts := _parts(body, boundary):
                 return _fields(parts, charset)
@@ -267,31 +282,42 @@ def _fields(parts: Iterable[tuple[Any, bytes]], charset: Charset) -> Fields:
     records should.
     """
     parts = list(parts)
-    for segment, value in parts:
-        if segment.name == "_charset_":  # the one that the other fields are written in (HTML)
-            charset = named_charset(f"text/plain; charset={value.decode('latin-1').strip()}")
+    charset = _said_by_a_field(((segment.name, value) for segment, value in parts), charset)
     fields = []
     for segment, value in parts:
         if not segment.name:
             raise UnreadableBodyError("a part of the multipart form has no name: name it as in the record")
         own = named_charset(segment.header("Content-Type", "") or "", charset)
+        sent = _transferred(value, segment.header("Content-Transfer-Encoding", "") or "")
         try:
-            fields.append((segment.name, (with_mark(value) or own).text(value)))
+            fields.append((segment.name, (with_mark(sent) or own).text(sent)))
         except UnreadableBodyError:
             if segment.filename is None or segment.name in ENVELOPES:
                 raise
     return fields
 
 
-def _check_query(query: bytes, names: frozenset[str]) -> None:
-    """Raises where the query of a request with a body holds records as well."""
-    inner = _Records(names)
+def _transferred(value: bytes, encoding: str) -> bytes:
+    """A part's bytes as they were before mail's encodings, which some libraries still use."""
+    encoding = encoding.strip().lower()
     try:
-        inner.add_form(_form(query, UTF_8))
-    except UnreadableBodyError:
-        return
-    if any(inner.is_record(record) for record in inner.payload.records):
-        raise UnreadableBodyError("both the body and the query hold records: send all of them in the body")
+        if encoding == "base64":
+            return a2b_base64(value)
+    except BinasciiError:
+        raise UnreadableBodyError("a part of the multipart form is not base64, though it says so") from None
+    return a2b_qp(value) if encoding == "quoted-printable" else value
+
+
+def _check_query(query: bytes, names: frozenset[str]) -> None:
+    """Raises where the query of a request with a body holds a record, or says that one is gone."""
+    fields = _form(query, ANY)
+    record = dict(fields)
+    holds = _has_own_id(record) and not (names | _OF_A_RECORD).isdisjoint(record)
+    holds = holds or any(
+        isinstance(_decoded(text), dict | list) for name, text in fields if name in ENVELOPES
+    )
+    if holds or says_delete(record):
+        raise UnreadableBodyError("the query speaks of records beside the body: say all of it in the body")
 
 
 class _Records:
@@ -303,8 +329,10 @@ class _Records:
         self.payload = Payload([], set())
 
     def is_record(self, value: Any) -> bool:
-        """Whether a value has an id of its own and a Zoho name of the entity."""
-        return type(value) is dict and _has_own_id(value) and not self._names.isdisjoint(value)
+        """Whether a value has an id of its own and a Zoho name of the entity, or of a tombstone."""
+        if type(value) is not dict or not _has_own_id(value):
+            return False
+        return "Record_Status__s" in value or not self._names.isdisjoint(value)
 
     def add_body(self, value: Any) -> None:
         """What a whole body says. Raises `UnreadableBodyError`."""
@@ -320,21 +348,22 @@ class _Records:
 
     def add_form(self, fields: Fields) -> None:
         """What a form says: a record, or envelopes as JSON text. A field that comes twice with
-        two values is a list of both. Raises `UnreadableBodyError`.
+        two values is a list of both; an empty one and an equal one count for nothing. Raises `UnreadableBodyError`.
         """
-        record: dict[str, Any] = {}
+        texts: dict[str, dict[str, None]] = {}
         for name, text in fields:
-            values = record.setdefault(name, [])
-            if text not in values:
-                values.append(text)
-        record = {name: values[0] if len(values) == 1 else values for name, values in record.items()}
+            texts.setdefault(name, {})[text] = None
+        record: dict[str, Any] = {}
+        for name, own in texts.items():
+            several = [text for text in own if not is_empty(text)]
+            record[name] = several if len(several) > 1 else several[0] if several else next(iter(own))
         pairs: list[tuple[str, Any]] = list(fields)
         self._add_object(record, pairs, gone=False, whole=True)
 
     def _add_list(self, values: list[Any], *, gone: bool) -> None:
         records = self.payload.records
         for value in values:
-            if type(value) is dict and not any(name in value for name in ENVELOPES):
+            if type(value) is dict and _ENVELOPES.isdisjoint(value):
                 if gone:
                     self.payload.deleted.add(len(records))
                 records.append(value)
@@ -415,14 +444,17 @@ class _Records:
         return [] if _has_own_id(value) and not any(read) else read
 
     def _holds_records(self, value: Any) -> bool:
-        """Whether records of the entity stand in a field, as JSON text or below other envelopes."""
-        inner = _Records(self._names)
+        """Whether records of the entity or tombstones stand in a field, as JSON text, in lists or
+        below other envelopes.
+        """
         decoded = _decoded(value)
         if isinstance(decoded, list):
-            inner._add_list(decoded, gone=False)
-        elif isinstance(decoded, dict):
-            inner._add(decoded, gone=False)
-        return any(self.is_record(record) for record in inner.payload.records)
+            return any(self._holds_records(inner) for inner in decoded)
+        if not isinstance(decoded, dict):
+            return False
+        if self.is_record(decoded) or (_has_own_id(decoded) and says_delete(decoded)):
+            return True
+        return any(self._holds_records(decoded[name]) for name in ENVELOPES if name in decoded)
 
 
 def _has_own_id(value: dict[str, Any]) -> bool:
@@ -432,7 +464,9 @@ def _has_own_id(value: dict[str, Any]) -> bool:
 
 
 def _looks_like_json(value: Any) -> bool:
-    return not isinstance(value, str) or visible(value).lstrip()[:1] in ("{", "[", '"')
+    if not isinstance(value, str):
+        return False
+    return is_structured(value) or value.lstrip()[:3].upper() in ("%7B", "%5B", "%22")
 
 
 def _decoded(value: Any) -> Any:

@@ -113,7 +113,7 @@ class Reader:
             return self._unusable(entity, raw, [problem])
         problems: list[tuple[str, str]] = []
         for name in self._lookups[entity.name] & raw.keys():
-            if (value := raw[name]) is not (decoded := values.lookup_in(value)):
+            if (value := raw[name]) is not (decoded := values.decoded_in(value)):
                 raw = {**raw, name: decoded}
         if suspect:
             raw, bad = _without_bad_characters(raw)
@@ -170,6 +170,8 @@ class Reader:
     def _reader(self, entity: Entity, field: Field) -> _Read:
         """What reads a field from a record, under one of its names; None where it is empty."""
         read = self._kinds[field.kind]
+        if field.personal and field.kind == "lookup" and entity.sealed_by is None:
+            read = _read_person
         redacted = {n for n in (*field.names, *field.fallback) if self._kept[entity.name].is_redacted(n)}
         if not redacted:
             return read
@@ -199,7 +201,9 @@ class Reader:
         try:
             return read_instant(given, self._tenant.date_order, self._tenant.timezone)
         except UnreadableError as error:
-            problems.append(("modified_time", f"unreadable: {error}; the record is applied on arrival"))
+            problems.append(
+                ("modified_time", f"unreadable, Modified_Time {error}; the record is applied on arrival")
+            )
             return None
 
 
@@ -219,7 +223,7 @@ def _first(names: Iterable[str], raw: dict[str, Any], read: _Read) -> tuple[str 
         try:
             found = read(raw, name)
         except UnreadableError as error:
-            unread.append(f"unreadable in {name}: {error}")
+            unread.append(f"unreadable, {name} {error}")
             continue
         if found is not None:
             return found, unread, True
@@ -232,6 +236,15 @@ def _read_id(raw: dict[str, Any], name: str) -> str | None:
 
 def _read_lookup(raw: dict[str, Any], name: str) -> str | None:
     return values.read_lookup(raw[name])
+
+
+def _read_person(raw: dict[str, Any], name: str) -> str | None:
+    """A lookup to a person in a record that no key seals: a name never counts as an id."""
+    found = values.read_lookup(raw[name])
+    is_bare = not isinstance(values.single(raw[name]), dict)
+    if found is not None and (values.is_shown(found) or (is_bare and not any(map(str.isdecimal, found)))):
+        raise UnreadableError("looks like a display name or an address, not like an id")
+    return found
 
 
 def _one(read: Callable[[Any], str]) -> _Read:

@@ -22,13 +22,12 @@ MAX_DIGITS = 40
 
 ID_NAMES = ("id", "ID")
 _PREFIX = "zcrm_"  # old Deluge and Analytics exports write zcrm_<id>
-_PLACEHOLDER = re.compile(r"\$\{[^}]*\}")
 _NOTHING_BUT_PLACEHOLDERS = re.compile(r"\s*(?:\$\{[^}]*\}\s*)+")
 _EMPTY = frozenset({"", "null", "-None-"})
-_SPREADSHEET = re.compile(r"\d+(?:[.,]\d+[eE][+-]?|[eE]\+)\d+")  # 7.01E+17
+_SPREADSHEET = re.compile(r"\d+(?:[.,]\d+[eE][+-]?|[eE]\+)\d+|\d{16,}[.,]0+")  # 7.01E+17
 _MAX_BRACKETS = 64
 _OF_THE_ROW = frozenset({"owner", "layout", "created_by", "modified_by", "parent_id"})
-_decode_lookup = msgspec.json.Decoder(float_hook=Decimal).decode
+_decode = msgspec.json.Decoder(float_hook=Decimal).decode
 
 
 class UnreadableError(Exception):
@@ -48,20 +47,21 @@ def trimmed(text: str) -> str:
     """
     if text.isascii():
         return text
-    start, end = _inner(text)
-    head, tail = text[:start], text[end:]
-    return visible(head) + text[start:end] + visible(tail)
+    start, end = 0, len(text)
+    while start < end and _is_unseen(text[start]):
+        start += 1
+    while start < end and _is_unseen(text[end - 1]):
+        end -= 1
+    return visible(text[:start]) + text[start:end] + visible(text[end:])
 
 
-def _inner(text: str) -> tuple[int, int]:
-    """Where the first and behind where the last character stands that can be seen."""
-    seen = [i for i, c in enumerate(text) if not (c.isspace() or unicodedata.category(c) == "Cf")]
-    return (seen[0], seen[-1] + 1) if seen else (len(text), len(text))
+def _is_unseen(character: str) -> bool:
+    return character.isspace() or unicodedata.category(character) == "Cf"
 
 
 def is_empty(value: Any) -> bool:
     """Null, `""` (blanks and invisible characters too), `"null"`, `-None-`, nothing but
-    unsubstituted `${...}`, and a list of nothing or of one such value.
+    unsubstituted `${...}`, and a list of nothing else.
     """
     if value is None:
         return True
@@ -72,7 +72,7 @@ def is_empty(value: Any) -> bool:
         if text[:1] == "$":
             return bool(_NOTHING_BUT_PLACEHOLDERS.fullmatch(text))
         return text in _EMPTY
-    return isinstance(value, list) and (not value or (len(value) == 1 and is_empty(value[0])))
+    return isinstance(value, list) and all(map(is_empty, value))
 
 
 def masked(value: Any) -> str:
@@ -89,8 +89,24 @@ def masked(value: Any) -> str:
 
 
 def single(value: Any) -> Any:
-    """The value in a list of one, as multi-select fields send it; anything else as it is."""
-    return value[0] if isinstance(value, list) and len(value) == 1 else value
+    """The value in a list of one, as multi-select fields send it, also as JSON text and with empty
+    ones beside it. Anything else as it is.
+    """
+    if type(value) is str and not value[:1].isalnum():
+        value = container_in(value)
+    if type(value) is not list:
+        return value
+    others = [inner for inner in value if not is_empty(inner)]
+    return others[0] if len(others) == 1 else value
+
+
+def container_in(text: str) -> Any:
+    """What a text holds as JSON: an object, or a list of texts or objects; else the text, since
+    a class may be called `[A]` or `[1]`.
+    """
+    decoded = decoded_in(text) if is_structured(text) else text
+    held = decoded if isinstance(decoded, list) else [decoded]
+    return decoded if held and all(isinstance(inner, str | dict) for inner in held) else text
 
 
 def read_text(value: Any) -> str:
@@ -116,7 +132,7 @@ def read_code(value: Any) -> str:
 
 
 def _refuse_placeholder(text: str) -> None:
-    if "${" in text and _PLACEHOLDER.search(text):
+    if "${" in text and "}" in text[text.index("${") :]:
         raise UnreadableError("holds a placeholder ${...} that the sender did not fill in")
 
 
@@ -152,17 +168,17 @@ def read_lookup(value: Any) -> str | None:
         raise UnreadableError(f"should be one lookup, is {masked(value)}")
     value = _target(value)
     if isinstance(value, dict):
-        return _own_id(value)
+        return own_id(value)
     found = read_id(value)
-    if found is not None and found[0] in "{[":  # see `lookup_in`
+    if found is not None and found[0] in "{[":  # see `decoded_in`
         raise UnreadableError(f"should be a lookup, is {masked(value)}")
     if found is not None and is_shown(found):
         raise UnreadableError("looks like a display name or an address, not like an id")
     return found
 
 
-def _own_id(value: dict[str, Any]) -> str | None:
-    """The first of an object's ids that is readable and not empty."""
+def own_id(value: dict[str, Any]) -> str | None:
+    """The first of an object's ids that is readable and not empty. Raises `UnreadableError`."""
     if not has_id(value):
         raise UnreadableError("is a lookup without an id")
     problem: UnreadableError | None = None
@@ -187,25 +203,35 @@ def is_shown(text: str) -> bool:
     return "@" in text or len(text.split()) > 1
 
 
-def lookup_in(value: Any) -> Any:
-    """A lookup that came as JSON text, as forms carry it, decoded; anything else as it is."""
+def decoded_in(value: Any) -> Any:
+    """An object or a list that came as JSON text, as forms carry them, decoded, as often as it was
+    encoded; also alone in a list. Anything else as it is.
+    """
     if isinstance(value, list) and len(value) == 1:
-        inner = lookup_in(value[0])
+        inner = decoded_in(value[0])
         return value if inner is value[0] else [inner]
-    if not isinstance(value, str) or (text := visible(value).strip())[:1] not in ("{", "["):
-        return value
-    if text.count("{") + text.count("[") > _MAX_BRACKETS:
-        return value
-    try:
-        return _decode_lookup(text)
-    except (msgspec.MsgspecError, RecursionError, ValueError, ArithmeticError):
-        return value
+    found = value
+    while isinstance(found, str) and is_structured(found):
+        text = visible(found).strip()
+        if text.count("{") + text.count("[") > _MAX_BRACKETS:
+            return value
+        try:
+            found = _decode(text)
+        except (msgspec.MsgspecError, RecursionError, ValueError, ArithmeticError):
+            return value
+    return found if isinstance(found, dict | list) else value
+
+
+def is_structured(text: str) -> bool:
+    """Whether a text begins as JSON that holds other values, or is encoded once more."""
+    return visible(text).lstrip()[:1] in ("{", "[", '"')
 
 
 def _target(value: Any) -> Any:
     """What a lookup stands for. In a list, a row that holds exactly one object with an id
     (besides its owner, layout, parent and the like) is a linking row and stands for that
-    object; outside a list an object stands for itself.
+    object; outside a list an object stands for itself. Raises `UnreadableError` for a row of a
+    parent that links to nothing or to several: its own id is no lookup.
     """
     if not isinstance(value, list):
         return value
@@ -215,13 +241,21 @@ def _target(value: Any) -> Any:
     linked = list(_linked(row))
     filled = [inner for inner in linked if not all(is_empty(inner.get(name)) for name in ID_NAMES)]
     found = filled or linked
-    return found[0] if len(found) == 1 else row
+    if len(found) == 1:
+        return found[0]
+    if any(name.lower() == "parent_id" for name in row):
+        raise UnreadableError(f"is a linking row that names {'several records' if found else 'no record'}")
+    return row
 
 
 def _linked(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for name, value in row.items():
-        if isinstance(value, dict) and has_id(value) and name.lower() not in _OF_THE_ROW:
+        if isinstance(value, dict) and has_id(value) and not _is_of_the_row(name):
             yield value
+
+
+def _is_of_the_row(name: str) -> bool:
+    return name.startswith("$") or name.lower() in _OF_THE_ROW
 
 
 _EMPTY_FRACTION = re.compile(r"^(\d+)\.0+$")

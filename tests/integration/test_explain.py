@@ -185,7 +185,8 @@ async def test_no_moodle(ledger: Ledger) -> None:
 
 async def test_a_version_that_was_not_used(ledger: Ledger) -> None:
     """A stale or invalid newer event does not hide that an earlier one counts."""
-    for plural, record in (("students", STUDENT), ("classes", CLASS), ("enrollments", ENROLLMENT)):
+    stated = {**ENROLLMENT, "Modified_Time": "2002-01-01T00:00:00Z"}
+    for plural, record in (("students", STUDENT), ("classes", CLASS), ("enrollments", stated)):
         await ledger.post(plural, record)
     await ledger.post("enrollments", {**ENROLLMENT, "Modified_Time": "2001-01-01T00:00:00Z"})
     found = await explained(ledger, OFF)

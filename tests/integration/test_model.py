@@ -61,10 +61,10 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ("projections.fold", "        if effective is not None and stated is not None:\n", "        if stated is not None:\n            effective = effective or 0\n"),
     ],
     "what is unreadable wipes what is known": [
-        ("ledger.zoho.records", "(field.required if unread else present)", "present"),
+        ("ledger.zoho.records", "(field.required if unread else is_there)", "is_there"),
     ],
     "an unreadable value stops the search": [
-        ("ledger.zoho.records", "                continue\n            if found is not None:\n                return found, unread\n", "                break\n            if found is not None:\n                return found, unread\n"),
+        ("ledger.zoho.records", "            continue\n        if found is not None:\n", "            break\n        if found is not None:\n"),
     ],
     "invisible characters make another id": [
         ("ledger.zoho.values", "    text = visible(str(value)).strip()\n    text = text.removeprefix", "    text = str(value).strip()\n    text = text.removeprefix"),

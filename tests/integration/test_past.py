@@ -188,9 +188,8 @@ async def test_large_payloads_make_small_pages(ledger: Ledger, monkeypatch: pyte
 
 async def test_filters_by_outcome_within_a_stream(ledger: Ledger) -> None:
     """An id or a delivery together with a status, a reason, a source."""
-    await ledger.post(
-        "students", {"id": "X"}, {"id": "X"}, {"id": "X", "Modified_Time": "2001-01-01T00:00:00Z"}
-    )
+    stated = {"id": "X", "Modified_Time": "2002-01-01T00:00:00Z"}
+    await ledger.post("students", stated, {"id": "X"}, {"id": "X", "Modified_Time": "2001-01-01T00:00:00Z"})
     await ledger.post("programs", {"id": "X"}, {"id": "X", "Product_Name": "x"})
     history = History(ledger.database, ledger.tenant, ledger.installation.master_key, ENTITIES)
     delivery = (await history.events(Filter(), 1)).items[0]["delivery_id"]

@@ -226,6 +226,7 @@ async def test_a_new_version_of_a_projection(ledger: Ledger, monkeypatch: pytest
     """The new process rebuilds while the old one serves; then the old one refuses to write."""
     stale = {"id": "S1", "Modified_Time": "2001-01-01T00:00:00Z"}
     await story(ledger, 5)
+    await ledger.post("students", {**stale, "Modified_Time": "2002-01-01T00:00:00Z"})
     assert await ledger.statuses("students", stale) == ["SKIPPED"]
     new = Ledger(ledger.installation, ledger.database, ledger.tenant, projection=Shouting(ledger.entities))
     with pytest.raises(OtherVersionError) as refused:
@@ -326,6 +327,7 @@ async def test_a_new_version_over_http(ledger: Ledger) -> None:
     told to come again; `ready` says so meanwhile.
     """
     await story(ledger, 3)
+    await ledger.post("students", {"id": "S1", "Modified_Time": "2002-01-01T00:00:00Z"})
     app = create_app(ledger.installation, ledger.entities, Shouting(ledger.entities))
     listening = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))

@@ -148,6 +148,32 @@ class LedgerMachine(RuleBasedStateMachine):
         self.sent.append((tenant, entity, raw, key))
         self._send(tenant, lane, entity, raw, key)
 
+    @rule(lane=st.integers(0, 1), data=st.data())
+    def at_the_same_instant(self, lane: int, data: Any) -> None:
+        """A record, its deletion and its return, all of one instant, in any order."""
+        stated = {"id": "P9", "Modified_Time": data.draw(st.sampled_from(list(reference.INSTANTS)))}
+        versions = [
+            {**stated, "Product_Name": "n"}, {**stated, "operation": "delete"}, {**stated, "Product_Name": "m"},
+        ]  # fmt: skip
+        for raw in data.draw(st.permutations(versions)):
+            self._send(0, lane, "program", [raw], uuid.uuid4().hex)
+
+    @rule(lane=st.integers(0, 1), later=st.booleans())
+    def moved_while_it_waited(self, lane: int, later: bool) -> None:
+        """The same text moves to the next field while an enrollment is active nowhere: only the
+        fingerprint of its last activity tells that it is another one when it is released.
+        """
+        said = {"id": "E9", "Student": "S9", "Class": "C9", "Program": "ab", "status": None}
+        for entity, raw in (
+            ("student", {"id": "S9"}),
+            ("class", {"id": "C9", "Class_Name": "n"}),
+            ("enrollment", said),
+            ("class", {"id": "C9", "operation": "delete"}),
+            ("enrollment", {**said, "Program": None, "status": "ab"} if later else said),
+            ("class", {"id": "C9", "Class_Name": "n"}),
+        ):
+            self._send(0, lane, entity, [raw], uuid.uuid4().hex)
+
     @precondition(lambda self: self.sent)
     @rule(data=st.data(), lane=st.integers(0, 1))
     def again(self, data: Any, lane: int) -> None:

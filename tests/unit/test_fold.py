@@ -209,7 +209,7 @@ def test_unreadable_required_field() -> None:
     """A lookup without an id makes an enrollment invalid, and the error says why."""
     outcome = Story().when("enrollment", {"id": "E", "Student": "Layla Nasser", "Class": "C"})
     assert outcome.status == "INVALID"
-    said = "unreadable in Student: looks like a display name or an address, not like an id"
+    said = "unreadable, Student looks like a display name or an address, not like an id"
     assert outcome.errors == [("student_zoho_id", said)]
 
 
@@ -262,7 +262,7 @@ def test_a_required_value_that_cannot_be_read(
     for zoho_id in ("1", "2"):
         outcome = story.when(entity, {"id": zoho_id, **bad})
         assert outcome.status == "INVALID"
-        assert [(f, said.startswith("unreadable in ")) for f, said in outcome.errors if f == field] == [
+        assert [(f, said.startswith("unreadable, ")) for f, said in outcome.errors if f == field] == [
             (field, True)
         ]
     assert story.row(entity, "1").fields == before

@@ -223,7 +223,17 @@ def test_a_record_with_a_field_that_is_called_like_an_envelope(name: str, value:
 
 @pytest.mark.parametrize("name", payloads.ENVELOPES)
 @pytest.mark.parametrize(
-    "inner", [OTHER, [OTHER], {"records": [OTHER]}, [json.dumps(OTHER)], json.dumps({"data": OTHER})]
+    "inner",
+    [
+        {"id": "2", "operation": "delete"},
+        [{"id": "2", "Record_Status__s": "Trash"}],
+        [[OTHER]],
+        OTHER,
+        [OTHER],
+        {"records": [OTHER]},
+        [json.dumps(OTHER)],
+        json.dumps({"data": OTHER}),
+    ],
 )
 def test_a_record_that_holds_records_has_two_meanings(name: str, inner: Any) -> None:
     """Nothing of it is taken."""
@@ -258,7 +268,7 @@ def test_the_same_envelope_twice_in_one_object(name: str, written: str) -> None:
     [
         form(("data", "note")), form(("data", '{"id": 1')), form(("data", [RECORD]), ("payload", '[{"id": ')),
         form(("payload", "7")), form(("data", "")), json.dumps({"data": [RECORD], "records": '[{"id"'}).encode(),
-        json.dumps({"data": [RECORD], "records": 7}).encode(), b'{"payload": null}',
+        b'{"payload": null}', form(("payload", RECORD), ("data", quote_plus(TEXT))),
     ],
 )  # fmt: skip
 def test_an_envelope_that_cannot_be_read(body: bytes) -> None:
@@ -373,3 +383,70 @@ def test_text_in_text_in_text_ends() -> None:
     for _ in range(8):
         text = json.dumps([text])
     assert read_payload(text.encode(), "application/json", b"").records == [RECORD]
+
+
+def test_a_tombstone_that_holds_records() -> None:
+    """Its own deletion would be lost."""
+    for body in (
+        {"id": "2", "Record_Status__s": "Trash", "data": [RECORD]},
+        [{"id": "2", "Record_Status__s": 0, "data": RECORD}],
+    ):
+        with pytest.raises(UnreadableBodyError, match="two meanings"):
+            read_payload(json.dumps(body).encode(), "application/json", b"")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [b"operation=delete", b"id=2&operation=delete", b"id=2&Record_Status__s=Trash", b"id=2&Modified_Time=2026-01-01",
+     b'data=[{"id":"2"}]', b'payload={"id":"2","operation":"delete"}', b"id=2&Last_Name=%E9"],
+)  # fmt: skip
+def test_a_query_that_speaks_of_records_beside_a_body(query: bytes) -> None:
+    """None of it may be lost."""
+    with pytest.raises(UnreadableBodyError):
+        read_payload(TEXT.encode(), "application/json", query)
+
+
+def test_an_empty_value_beside_a_field() -> None:
+    """A hidden field before a checkbox, say."""
+    from ledger.settings import TenantSettings
+    from ledger.zoho.records import Reader
+
+    body = b"id=1&id=&Status=&Status=Active"
+    payload = read_payload(body, "", b"")
+    [record] = payloads.records_of(payload, Reader(ENTITIES, TenantSettings()), "student")
+    assert (record.zoho_id, record.values, record.problems) == ("1", {"status": "Active"}, [])
+
+
+def test_a_multipart_form_with_a_preamble() -> None:
+    """As mail has it; what stands behind the end of a form is refused."""
+    body = b"This is a multi-part message\r\n" + parts(*RECORD.items())
+    assert read_payload(body, "multipart/form-data; boundary=b1", b"").records == [RECORD]
+    with pytest.raises(UnreadableBodyError, match="goes on"):
+        read_payload(parts(*RECORD.items()) + parts(*OTHER.items()), "multipart/form-data; boundary=b1", b"")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "sent"), [("base64", b"eA=="), ("Quoted-Printable", b"=78"), ("8bit", b"x")]
+)
+def test_parts_in_encodings_of_mail(encoding: str, sent: bytes) -> None:
+    """Are decoded."""
+    body = parts(*RECORD.items()).replace(
+        b'name="Name"\r\n\r\nx',
+        b'name="Name"\r\nContent-Transfer-Encoding: ' + encoding.encode() + b"\r\n\r\n" + sent,
+    )
+    assert read_payload(body, "multipart/form-data; boundary=b1", b"").records == [RECORD]
+
+
+def test_a_form_names_its_charset_in_a_field() -> None:
+    """Also one that is not multipart, and a query."""
+    encoded = b"_charset_=windows-1256&id=1&Name=%E1%ED%E1%EC"
+    for body, query in ((encoded, b""), (b"", encoded)):
+        assert read_payload(body, "", query).records == [
+            {"_charset_": "windows-1256", "id": "1", "Name": ARABIC}
+        ]
+
+
+def test_a_form_of_many_values_of_one_field() -> None:
+    """Takes as long as it is long; a limit of the test run would end what does not."""
+    body = b"&".join(b"x=%d" % number for number in range(9_999))
+    assert len(read_payload(body, "", b"").records[0]["x"]) == 9_999
