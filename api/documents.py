@@ -50,7 +50,7 @@ _RECORDS: dict[str, dict[str, Any]] = {
 
 _PROBLEMS = {
     "403": "The request came through a proxy or names another host; nothing was stored.",
-    "400": "The body cannot be read, or a header is wrong; nothing was stored.",
+    "400": "The body cannot be read or has two meanings, or a header is wrong; nothing was stored.",
     "409": "The first request with this idempotency key has no answer yet.",
     "413": "The body is too large, or holds too many records; nothing was stored.",
     "422": "The idempotency key was used before for another body; nothing was stored.",
@@ -126,10 +126,12 @@ def _operation(entity: Entity) -> Operation:
         operation_id=f"sync_{entity.plural}",
         summary=f"Records of {entity.plural} from Zoho",
         description=(
-            'Takes `{"data": [record, ...]}`, `{"data": record}`, `{"records": [...]}`, a list, one '
-            "record, any of them as JSON text or in the form field `data`, `payload` or "
-            "`arguments`, form fields named as in the record, or the same in the query of an "
-            "empty POST. The content type is a hint only."
+            'Takes `{"data": [record, ...]}`, `{"data": record}`, a list, one record, any of them as '
+            "JSON text, also under `records`, `payload` or `arguments` and in form fields of these "
+            "names, form fields named as in the record, or the same in the query of an empty POST. The "
+            "content type is a hint only; a charset that it names is used. Every record counts. A body "
+            "of which a part would be lost, or that has two meanings, is 400. A value that cannot be "
+            "read counts as absent and is named in `warnings`."
         ),
         tags=["sync"],
         parameters=[

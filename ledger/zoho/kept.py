@@ -126,7 +126,7 @@ class Keeping:
             if fate == _KEEP and isinstance(single(value), list):
                 fate = _OPEN  # of several nothing is read
             return [self._nested(inner, fate, in_list=True) for inner in value]
-        if self._is_person or fate == _KEEP or value is None or isinstance(value, bool):
+        if self._is_person or fate == _KEEP or isinstance(value, bool) or is_empty(value):
             return value
         if fate in (_ID, _PERSON_ID):
             return self._scalar(value, fate)

@@ -106,7 +106,7 @@ def container_in(text: str) -> Any:
     """
     decoded = decoded_in(text) if is_structured(text) else text
     held = decoded if isinstance(decoded, list) else [decoded]
-    return decoded if held and all(isinstance(inner, str | dict) for inner in held) else text
+    return decoded if all(isinstance(inner, str | dict) for inner in held) else text
 
 
 def read_text(value: Any) -> str:

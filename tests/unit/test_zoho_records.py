@@ -381,6 +381,9 @@ def test_flags_with_invisible_characters(name: str, word: str, flag: int, mark: 
         ("class", "Start_Date", [""], None),
         ("class", "Start_Date", [None], None),
         ("class", "Start_Date", [], None),
+        ("class", "Start_Date", "[]", None),
+        ("class", "Start_Date", '[""]', None),
+        ("class", "Start_Date", '["2026-01-31"]', "2026-01-31"),
     ],
 )
 def test_a_list_of_one(entity: str, name: str, value: Any, expected: str | None) -> None:
@@ -447,7 +450,7 @@ def test_a_name_that_looks_like_json(name: str) -> None:
 WRITTEN = st.sampled_from([
     "x", "", None, 5, True, "2026-01-31", "31/01/2026", "\u200f7012\u200e", {"id": "7"}, {"ID": "7", "label": "x"},
     [{"id": "1", "X": {"id": "7"}}], ["STU_1"], ["a", "b"], "Rs. 5", '{"id": "7"}', '["x"]', "${!A}", "a ${!A}",
-    [{"id": "7", "$x": {"id": "8"}}], "a@b.c", "[1]", {"a": 1}, ["x", ""],
+    [{"id": "7", "$x": {"id": "8"}}], "a@b.c", "[1]", {"a": 1}, ["x", ""], "[]", '[""]', [None],
 ])  # fmt: skip
 
 
