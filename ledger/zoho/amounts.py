@@ -31,28 +31,11 @@ _MARKS = frozenset(".,/-:'\u2013\u2014()")
 _CODE = re.compile(r"[A-Za-z]{3}")
 _NO_CENTS = re.compile(r"[.,:/][-\u2013\u2014=]{1,2}|[.,]")
 # Behind a figure these make another one of it: 5k is not 5
-_MAGNITUDES = frozenset(
-    [
-        "k",
-        "m",
-        "mn",
-        "mio",
-        "mln",
-        "bn",
-        "tsd",
-        "thsd",
-        "lac",
-        "lakh",
-        "cr",
-        "crore",
-        "dozen",
-        "ألف",
-        "الف",
-        "مليون",
-        "万",
-        "千",
-    ]
-)
+_MAGNITUDES = frozenset({
+    "k", "m", "mm", "mn", "mio", "mln", "bn", "mil", "bin", "thou", "tsd", "thsd", "tys", "lac", "lakh", "cr",
+    "crore", "dozen", "\u0442\u044b\u0441", "\u043c\u043b\u043d", "\u0647\u0632\u0627\u0631", "\u4e07", "\u5343",
+    "\u0623\u0644\u0641", "\u0627\u0644\u0641", "\u0622\u0644\u0627\u0641", "\u0627\u0644\u0627\u0641", "\u0645\u0644\u064a\u0648\u0646",
+})  # fmt: skip
 
 
 def read_price(value: Any, currency: str | None = None) -> str:

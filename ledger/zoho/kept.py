@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
+from ledger.texts import clean
 from ledger.zoho.entities import Entity
 from ledger.zoho.values import (
     ID_NAMES,
@@ -91,8 +92,8 @@ class Keeping:
                 kept[key] = REDACTED if sent is not None else None
                 continue
             value, kind = sent, type(sent)
-            if kind is str and not sent[:1].isalnum() and is_structured(sent):  # as forms carry rows
-                value = container_in(sent) if fate == _KEEP else decoded_in(sent)
+            if kind is str and not sent[:1].isalnum():
+                value = self._opened(sent, fate)
                 kind = type(value)
             if kind is dict or kind is list:
                 kept[key] = self._nested(value, fate)
@@ -101,6 +102,16 @@ class Keeping:
             else:
                 kept[key] = self._scalar(value, fate)
         return kept
+
+    def _opened(self, text: str, fate: int) -> Any:
+        """What a text holds as JSON, as forms carry rows; else the text itself."""
+        if not is_structured(text):
+            return text
+        opened = container_in(text) if fate == _KEEP else decoded_in(text)
+        if opened is not text:
+            return clean(opened)
+        low = text.lower()
+        return REDACTED if any(name in low for name in self._redacted) else text
 
     def _scalar(self, value: Any, fate: int) -> Any:
         """A text or number of a record that no key of its own seals."""
@@ -117,7 +128,7 @@ class Keeping:
     def _nested(self, value: Any, fate: int, *, in_list: bool = False) -> Any:
         """What is kept of an object or a list below a key of this fate, and of what stands in them."""
         if type(value) is str and not value[:1].isalnum():
-            value = container_in(value) if fate == _KEEP else decoded_in(value)
+            value = self._opened(value, fate)
         if isinstance(value, dict):
             if self._is_person and not _is_other_record(value, in_list=in_list):
                 return self._record(value)
@@ -142,7 +153,7 @@ class Keeping:
             own = next((value[n] for n in ID_NAMES if not is_empty(value.get(n))), None)
             kept["id"] = own if own is None or _is_id(own) else REDACTED
         for key, inner in value.items():
-            below = decoded_in(inner) if type(inner) is str and not inner[:1].isalnum() else inner
+            below = clean(decoded_in(inner)) if type(inner) is str and not inner[:1].isalnum() else inner
             if isinstance(below, dict | list) and self._fate_of(key) not in (_DROP, _REDACT):
                 kept[key] = self._ids_below(below)
         return kept

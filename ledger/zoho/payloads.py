@@ -22,8 +22,8 @@ import multipart
 
 from ledger.errors import TooLargeError, UnreadableBodyError
 from ledger.zoho.charsets import ANY, UTF_8, Charset, named_charset, with_mark
-from ledger.zoho.records import Reader, Record, says_delete
-from ledger.zoho.values import ID_NAMES, is_empty, is_structured
+from ledger.zoho.records import Reader, Record, says_deleted
+from ledger.zoho.values import ID_NAMES, has_id, is_deeper, is_empty, is_structured
 
 MAX_DEPTH = 64
 ENVELOPES = ("data", "records", "payload", "arguments")
@@ -168,16 +168,7 @@ def _too_deep() -> NoReturn:
 
 
 def _check_depth(value: Any) -> None:
-    level = [value] if isinstance(value, dict | list) else []
-    for _ in range(MAX_DEPTH):
-        deeper: list[Any] = []
-        for container in level:
-            inner = container.values() if type(container) is dict else container
-            deeper += [v for v in inner if type(v) is dict or type(v) is list]
-        if not deeper:
-            return
-        level = deeper
-    if level:
+    if is_deeper(value, MAX_DEPTH):
         _too_deep()
 
 
@@ -206,7 +197,8 @@ def _unusual(found: _Records, body: bytes, content_type: str, query: bytes) -> N
     if b"=" in stripped and stripped[:1] not in b'{["':
         found.add_form(_form(stripped, charset))
         return
-    raise UnreadableBodyError(f"the body is neither JSON nor a form: {_reason(body)}")
+    why = _reason(body) if text is None else f"as {charset.label} it cannot be read"
+    raise UnreadableBodyError(f"the body is neither JSON nor a form: {why}")
 
 
 def _reason(body: bytes) -> str:
@@ -219,7 +211,7 @@ def _reason(body: bytes) -> str:
     return "no reason"
 
 
-def _form(encoded: bytes, charset: Charset) -> Fields:
+def _form(encoded: bytes, charset: Charset, *, names_its_own: bool = True) -> Fields:
     if with_mark(encoded) or not charset.is_ascii_like:
         encoded, charset = (
             (with_mark(encoded) or charset).text(encoded).encode("utf-8", "surrogatepass"),
@@ -235,14 +227,15 @@ def _form(encoded: bytes, charset: Charset) -> Fields:
     except ValueError as error:
         raise UnreadableBodyError(f"the form cannot be read: {error}") from None
     raw = [(name.encode("latin-1"), text.encode("latin-1")) for name, text in pairs]
-    charset = _said_by_a_field(raw, charset)
+    if names_its_own:
+        charset = _said_by_a_field(raw, charset)
     return [(charset.text(name), charset.text(text)) for name, text in raw]
 
 
 def _said_by_a_field(fields: Iterable[tuple[Any, bytes]], charset: Charset) -> Charset:
     """The charset that a form's own field `_charset_` names (HTML), else the one that is given."""
     for name, value in fields:
-        if name in (b"_charset_", "_charset_"):
+        if name in (b"_charset_", "_charset_") and not is_empty(value.decode("latin-1")):
             return named_charset(f"text/plain; charset={value.decode('latin-1').strip()}", charset)
     return charset
 
@@ -310,13 +303,15 @@ def _transferred(value: bytes, encoding: str) -> bytes:
 
 def _check_query(query: bytes, names: frozenset[str]) -> None:
     """Raises where the query of a request with a body holds a record, or says that one is gone."""
-    fields = _form(query, ANY)
+    fields = _form(query, ANY, names_its_own=False)
     record = dict(fields)
     holds = _has_own_id(record) and not (names | _OF_A_RECORD).isdisjoint(record)
     holds = holds or any(
-        isinstance(_decoded(text), dict | list) for name, text in fields if name in ENVELOPES
+        _looks_like_json(text) or isinstance(_decoded(text), dict | list)
+        for name, text in fields
+        if name in ENVELOPES
     )
-    if holds or says_delete(record):
+    if holds or says_deleted(record):
         raise UnreadableBodyError("the query speaks of records beside the body: say all of it in the body")
 
 
@@ -402,7 +397,7 @@ class _Records:
             self._refuse_two_meanings(inside)
             self._add_record(value, gone=gone)
         elif envelopes := self._envelopes(value, inside, whole=whole):
-            gone = gone or says_delete(value)
+            gone = gone or says_deleted(value)
             for envelope in envelopes:
                 if isinstance(envelope, list):
                     self._add_list(envelope, gone=gone)
@@ -435,13 +430,14 @@ class _Records:
                 wrong.append((name, inner))
         may_be_record = not whole or _has_own_id(value) or not self._names.isdisjoint(value)
         for name, inner in wrong:
-            if _looks_like_json(inner) if read else not may_be_record:
+            if _looks_like_json(inner) or not (read or may_be_record):
                 raise UnreadableBodyError(f"{name!r} should hold a record or a list of records, as JSON")
         if not (read or may_be_record):
             raise UnreadableBodyError(
                 f"{inside[0][0]!r} is empty: it should hold a record or a list of records"
             )
-        return [] if _has_own_id(value) and not any(read) else read
+        is_record = _has_own_id(value) or (has_id(value) and not self._names.isdisjoint(value))
+        return [] if is_record and not any(read) else read
 
     def _holds_records(self, value: Any) -> bool:
         """Whether records of the entity or tombstones stand in a field, as JSON text, in lists or
@@ -452,7 +448,7 @@ class _Records:
             return any(self._holds_records(inner) for inner in decoded)
         if not isinstance(decoded, dict):
             return False
-        if self.is_record(decoded) or (_has_own_id(decoded) and says_delete(decoded)):
+        if self.is_record(decoded) or (_has_own_id(decoded) and says_deleted(decoded)):
             return True
         return any(self._holds_records(decoded[name]) for name in ENVELOPES if name in decoded)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ from ledger.codec import encode
 from ledger.errors import ConfigurationError
 from ledger.events import DELETION, NOT_APPROVED, REPORTS, UNUSABLE, RecordReceived
 from ledger.settings import TenantSettings
-from ledger.texts import visible
+from ledger.texts import clean, visible
 from ledger.zoho import values
 from ledger.zoho.amounts import currency_code, read_price
 from ledger.zoho.dates import read_date, read_instant
@@ -83,7 +82,7 @@ class Reader:
         }
         redacted = BUILT_IN_REDACTION | tenant.redact_fields
         self._kept = {
-            name: Keeping(entity, self._entities.values(), redacted)
+            name: Keeping(entity, (*entities, *self._entities.values()), redacted)
             for name, entity in self._entities.items()
         }
         self._kinds: dict[str, _Read] = {**_KINDS, "date": _one(self._read_date), "price": self._read_price}
@@ -91,10 +90,7 @@ class Reader:
             name: [(field, self._reader(entity, field)) for field in entity.fields]
             for name, entity in self._entities.items()
         }
-        self._lookups = {
-            name: {zoho_name for f in entity.fields if f.kind == "lookup" for zoho_name in f.names}
-            for name, entity in self._entities.items()
-        }
+        self._decoders = {name: _decoders(entity) for name, entity in self._entities.items()}
 
     def zoho_names(self, entity_name: str) -> frozenset[str]:
         """The names under which this tenant's records keep the fields of an entity."""
@@ -112,8 +108,8 @@ class Reader:
             problem = ("id", f"missing, since the record is {values.masked(raw)} instead of an object")
             return self._unusable(entity, raw, [problem])
         problems: list[tuple[str, str]] = []
-        for name in self._lookups[entity.name] & raw.keys():
-            if (value := raw[name]) is not (decoded := values.decoded_in(value)):
+        for name, decoded_in in self._decoders[entity.name].items():
+            if (value := raw.get(name)) is not None and (decoded := decoded_in(value)) is not value:
                 raw = {**raw, name: decoded}
         if suspect:
             raw, bad = _without_bad_characters(raw)
@@ -133,7 +129,7 @@ class Reader:
             entity=entity.name,
             zoho_id=zoho_id,
             modified_at=self._modified_at(raw, problems),
-            flags=(DELETION if deletion or _says_deleted(raw) else 0)
+            flags=(DELETION if deletion or says_deleted(raw) else 0)
             | (NOT_APPROVED if _is_not_approved(raw) else 0),
             values=canonical,
             provisional=provisional,
@@ -142,7 +138,7 @@ class Reader:
         )
 
     def _unusable(self, entity: Entity, raw: Any, problems: list[tuple[str, str]]) -> Record:
-        kept = self._kept[entity.name].of(_clean(raw))
+        kept = self._kept[entity.name].of(clean(raw))
         received = RecordReceived(record=msgspec.Raw(_encode_record(kept)), values={}, mapping=MAPPING)
         return Record(entity.name, None, None, UNUSABLE, {}, (), problems, encode(received))
 
@@ -170,7 +166,7 @@ class Reader:
     def _reader(self, entity: Entity, field: Field) -> _Read:
         """What reads a field from a record, under one of its names; None where it is empty."""
         read = self._kinds[field.kind]
-        if field.personal and field.kind == "lookup" and entity.sealed_by is None:
+        if field.kind == "lookup" and field.personal and entity.sealed_by is None:
             read = _read_person
         redacted = {n for n in (*field.names, *field.fallback) if self._kept[entity.name].is_redacted(n)}
         if not redacted:
@@ -210,6 +206,26 @@ class Reader:
 _Read = Callable[[dict[str, Any], str], str | None]
 
 
+def _decoders(entity: Entity) -> dict[str, Callable[[Any], Any]]:
+    """How the value under each Zoho name is decoded where it came as JSON text, as forms carry
+    objects and lists. A name may look like a list.
+    """
+    kinds = [(f.kind, n) for f in entity.fields for n in (*f.names, *f.fallback)]
+    flags = (
+        "Modified_Time",
+        "Currency",
+        "Record_Status__s",
+        "$state",
+        "$approved",
+        "operation",
+        "event_type",
+    )
+    return {
+        **dict.fromkeys(flags, values.decoded_in),
+        **{name: values.container_in if kind == "text" else values.decoded_in for kind, name in kinds},
+    }
+
+
 def _first(names: Iterable[str], raw: dict[str, Any], read: _Read) -> tuple[str | None, list[str], bool]:
     """The first of a field's names whose value is neither empty nor unreadable, as it is read; what
     was unreadable before it; and whether any of the names is there.
@@ -242,8 +258,8 @@ def _read_person(raw: dict[str, Any], name: str) -> str | None:
     """A lookup to a person in a record that no key seals: a name never counts as an id."""
     found = values.read_lookup(raw[name])
     is_bare = not isinstance(values.single(raw[name]), dict)
-    if found is not None and (values.is_shown(found) or (is_bare and not any(map(str.isdecimal, found)))):
-        raise UnreadableError("looks like a display name or an address, not like an id")
+    if found is not None and is_bare and not any(map(str.isdecimal, found)):
+        raise UnreadableError(values.SHOWN)
     return found
 
 
@@ -265,9 +281,6 @@ _KINDS: dict[str, _Read] = {
 }
 """How each kind of field is read; dates and amounts need the college's settings."""
 
-_BAD = re.compile("[\x00\ud800-\udfff]")
-
-
 _REPLACED = "held NUL or a lone surrogate, now U+FFFD"
 
 
@@ -275,8 +288,8 @@ def _without_bad_characters(value: dict[str, Any]) -> tuple[dict[str, Any], list
     """NUL and lone surrogates, which PostgreSQL and UTF-8 cannot hold, become U+FFFD.
     Answers the keys below which one was, too.
     """
-    cleaned = {_clean(key): _clean(inner) for key, inner in value.items()}
-    bad = [_clean(k) for k, inner in value.items() if _clean(k) != k or cleaned[_clean(k)] != inner]
+    cleaned = {clean(key): clean(inner) for key, inner in value.items()}
+    bad = [clean(k) for k, inner in value.items() if clean(k) != k or cleaned[clean(k)] != inner]
     return cleaned, bad
 
 
@@ -288,16 +301,6 @@ def _canonical_name(entity: Entity, zoho_name: str) -> str:
         if zoho_name in field.names:
             return field.name
     return "id" if zoho_name in values.ID_NAMES else "other"
-
-
-def _clean(value: Any) -> Any:
-    if isinstance(value, str):
-        return _BAD.sub("\ufffd", value) if _BAD.search(value) else value
-    if isinstance(value, dict):
-        return {_clean(key): _clean(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_clean(inner) for inner in value]
-    return value
 
 
 def _word(value: Any) -> str:
@@ -313,7 +316,8 @@ def says_delete(envelope: Mapping[str, Any]) -> bool:
     )
 
 
-def _says_deleted(raw: dict[str, Any]) -> bool:
+def says_deleted(raw: Mapping[str, Any]) -> bool:
+    """Whether a record or an envelope says that the record is gone, also by Zoho's status."""
     status = values.single(raw.get("Record_Status__s"))
     gone = status == 0 and not isinstance(status, bool)
     return gone or _word(status) in ("trash", "0") or says_delete(raw)

@@ -7,6 +7,7 @@ amounts have modules of their own.
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -25,7 +26,8 @@ _PREFIX = "zcrm_"  # old Deluge and Analytics exports write zcrm_<id>
 _NOTHING_BUT_PLACEHOLDERS = re.compile(r"\s*(?:\$\{[^}]*\}\s*)+")
 _EMPTY = frozenset({"", "null", "-None-"})
 _SPREADSHEET = re.compile(r"\d+(?:[.,]\d+[eE][+-]?|[eE]\+)\d+|\d{16,}[.,]0+")  # 7.01E+17
-_MAX_BRACKETS = 64
+_MAX_DEPTH = 64
+SHOWN = "looks like a display name or an address, not like an id"
 _OF_THE_ROW = frozenset({"owner", "layout", "created_by", "modified_by", "parent_id"})
 _decode = msgspec.json.Decoder(float_hook=Decimal).decode
 
@@ -89,24 +91,23 @@ def masked(value: Any) -> str:
 
 
 def single(value: Any) -> Any:
-    """The value in a list of one, as multi-select fields send it, also as JSON text and with empty
-    ones beside it. Anything else as it is.
+    """The value in a list of one, as multi-select fields send it, also with empty ones beside it.
+    Anything else as it is.
     """
-    if type(value) is str and not value[:1].isalnum():
-        value = container_in(value)
     if type(value) is not list:
         return value
     others = [inner for inner in value if not is_empty(inner)]
     return others[0] if len(others) == 1 else value
 
 
-def container_in(text: str) -> Any:
-    """What a text holds as JSON: an object, or a list of texts or objects; else the text, since
-    a class may be called `[A]` or `[1]`.
+def container_in(value: Any) -> Any:
+    """The same as `decoded_in`, but a list of nothing but numbers and the like stays text, since a
+    class may be called `[1]`.
     """
-    decoded = decoded_in(text) if is_structured(text) else text
-    held = decoded if isinstance(decoded, list) else [decoded]
-    return decoded if all(isinstance(inner, str | dict) for inner in held) else text
+    decoded = decoded_in(value)
+    if decoded is value or not isinstance(decoded, list):
+        return decoded
+    return decoded if not decoded or any(isinstance(i, str | dict | list) for i in decoded) else value
 
 
 def read_text(value: Any) -> str:
@@ -153,6 +154,8 @@ def read_id(value: Any) -> str | None:
     if is_empty(text):
         return None
     _refuse_placeholder(text)
+    if text[0] in "{[" or not text.isprintable():
+        raise UnreadableError(f"should be an id, is {masked(value)} that holds something else")
     if _SPREADSHEET.fullmatch(text):
         raise UnreadableError("was shortened by a spreadsheet, its digits are lost: send all digits as text")
     if len(text) > MAX_ID_LENGTH:
@@ -165,15 +168,13 @@ def read_lookup(value: Any) -> str | None:
     where it is empty, or its id is.
     """
     if isinstance(value, list) and len(value) > 1:
+        value = [inner for inner in value if not is_empty(inner)]
+    if isinstance(value, list) and len(value) > 1:
         raise UnreadableError(f"should be one lookup, is {masked(value)}")
     value = _target(value)
-    if isinstance(value, dict):
-        return own_id(value)
-    found = read_id(value)
-    if found is not None and found[0] in "{[":  # see `decoded_in`
-        raise UnreadableError(f"should be a lookup, is {masked(value)}")
+    found = own_id(value) if isinstance(value, dict) else read_id(value)
     if found is not None and is_shown(found):
-        raise UnreadableError("looks like a display name or an address, not like an id")
+        raise UnreadableError(SHOWN)
     return found
 
 
@@ -199,27 +200,56 @@ def has_id(value: dict[str, Any]) -> bool:
 
 
 def is_shown(text: str) -> bool:
-    """Whether a text is one for people, a name or an address, so that it is no id."""
-    return "@" in text or len(text.split()) > 1
+    """Whether a text is one for people, a name, an address or a telephone number, so no id."""
+    return "@" in text or text[:1] == "+" or len(text.split()) > 1
 
 
 def decoded_in(value: Any) -> Any:
     """An object or a list that came as JSON text, as forms carry them, decoded, as often as it was
     encoded; also alone in a list. Anything else as it is.
     """
-    if isinstance(value, list) and len(value) == 1:
+    if type(value) is list and len(value) == 1:
         inner = decoded_in(value[0])
         return value if inner is value[0] else [inner]
-    found = value
-    while isinstance(found, str) and is_structured(found):
-        text = visible(found).strip()
-        if text.count("{") + text.count("[") > _MAX_BRACKETS:
+    if type(value) is not str or value[:1].isalnum() or not is_structured(value):
+        return value
+    found: Any = value
+    for _ in range(_MAX_DEPTH):
+        if not isinstance(found, str) or not is_structured(found):
+            break
+        if (found := _json(visible(found).strip())) is _NOTHING:
             return value
-        try:
-            found = _decode(text)
-        except (msgspec.MsgspecError, RecursionError, ValueError, ArithmeticError):
-            return value
-    return found if isinstance(found, dict | list) else value
+    if not isinstance(found, dict | list) or is_deeper(found, _MAX_DEPTH):
+        return value
+    return decoded_in(found)
+
+
+_NOTHING = object()
+
+
+def _json(text: str) -> Any:
+    try:
+        return _decode(text)
+    except (msgspec.MsgspecError, RecursionError, ValueError, ArithmeticError):
+        pass
+    try:  # lone surrogates
+        return json.loads(text, parse_float=Decimal)
+    except (RecursionError, ValueError, ArithmeticError):
+        return _NOTHING
+
+
+def is_deeper(value: Any, levels: int) -> bool:
+    """Whether objects and lists stand in each other more than so many levels deep."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(levels):
+        deeper: list[Any] = []
+        for container in level:
+            inner = container.values() if type(container) is dict else container
+            deeper += [v for v in inner if type(v) is dict or type(v) is list]
+        if not deeper:
+            return False
+        level = deeper
+    return bool(level)
 
 
 def is_structured(text: str) -> bool:

@@ -450,3 +450,42 @@ def test_a_form_of_many_values_of_one_field() -> None:
     """Takes as long as it is long; a limit of the test run would end what does not."""
     body = b"&".join(b"x=%d" % number for number in range(9_999))
     assert len(read_payload(body, "", b"").records[0]["x"]) == 9_999
+
+
+@pytest.mark.parametrize("own", [{}, {"id": "9"}, {"id": "9", "source": "x"}, {"First_Name": "A"}])
+def test_an_envelope_that_is_cut_off(own: dict[str, str]) -> None:
+    """Its records are not lost behind what stands beside it."""
+    for body in (
+        {**own, "data": '[{"id": "1", "First'},
+        [{**own, "payload": '{"id'}],
+        {"data": [{**own, "data": "[{"}]},
+    ):
+        with pytest.raises(UnreadableBodyError, match="should hold"):
+            read_payload(json.dumps(body).encode(), "application/json", b"")
+
+
+def test_an_envelope_says_that_its_records_are_gone_as_zoho_does() -> None:
+    """By the status of a record."""
+    for status in ("Trash", 0, "0"):
+        body = json.dumps({"Record_Status__s": status, "data": [RECORD]}).encode()
+        assert read_payload(body, "application/json", b"").deleted == {0}
+
+
+def test_an_id_that_was_not_filled_in_beside_an_empty_envelope() -> None:
+    """Is a record that cannot be used, not nothing."""
+    for body in (b'{"data": [], "id": "", "First_Name": "A"}', b"data=[]&id=${!S.Id}&First_Name=A"):
+        assert len(read_payload(body, "", b"").records) == 1
+    assert read_payload(b'{"data": [], "status": "success"}', "", b"").records == []
+
+
+def test_a_query_of_no_matter_beside_a_body() -> None:
+    """Whatever its charset."""
+    for query in (b"_charset_=zz", b"x=%E9", b"id=5"):
+        assert read_payload(TEXT.encode(), "application/json", query).records == [RECORD]
+    assert read_payload(b"_charset_=${charset}&id=1&Name=x", "", b"").records[0]["Name"] == "x"
+
+
+def test_a_charset_that_the_body_does_not_have_is_named() -> None:
+    """In the refusal."""
+    with pytest.raises(UnreadableBodyError, match="utf-16"):
+        read_payload(TEXT.encode() + b" ", "application/json; charset=utf-16", b"")

@@ -134,6 +134,12 @@ NAMING = [
     {"TeacherName": "Smith"},
     {"Teacher": "Smith"},
     {"Teacher": {"id": "John Smith"}},
+    {"BTEC_Program": {"id": "a@Smith"}},
+    {"Unit": {"id": "John Smith"}},
+    {"Class_Status": '[null, {"First_Name": "Smith"}]'},
+    {"Class_Name": json.dumps([json.dumps(["John Smith", "x"])])},
+    {"Rows": json.dumps([{"name": "Smith"}] * 65)},
+    {"Rows": json.dumps([[[{"name": "Smith"}]]])},
     {"Teacher": [{"id": "1", "T": {"id": "a@Smith"}}]},
     {"Status": ["Active", "John Smith"]},
     {"Short_Name": '[{"id": "1", "name": "John Smith"}]'},
@@ -233,7 +239,7 @@ def test_exact_decimals_are_stored() -> None:
         (' [{"id": "row", "X": {"id": "S"}}]', "S"),
         ('{"id": 7012345000001200001}', "7012345000001200001"),
         ('{"id": "a\\u0000b"}', "a\ufffdb"),
-        ('{"id": "a\\ud800b"}', None),
+        ('{"id": "a\\ud800b"}', "a\ufffdb"),
         ("[" * 1100, None),
         ('{"id": "a", "x": 1e99999999999999999999999}', None),
         ('{"id": ', None),
@@ -279,6 +285,10 @@ def test_an_empty_lookup_yields_to_the_next_name() -> None:
         ({"id": "\u200f"}, None, True),
         ({"id": "${!A}${!B}"}, None, True),
         ({"id": " ${!A} \u200f ${!B} "}, None, True),
+        ({"id": '["S1"]'}, None, True),
+        ({"id": '{"id": "S1", "name": "x"}'}, None, True),
+        ({"id": "S1\r\nFirst_Name=A"}, None, True),
+        ({"id": '{"id": "S1"}', "ID": "S1"}, "S1", True),
         ({"id": "${!A}-${!B}"}, None, True),
     ],
 )
@@ -424,7 +434,16 @@ def test_identity_numbers_in_rows_of_a_form() -> None:
     rows = [{"Passport_No": "P12345", "inner": {"national_id": "P12345"}}]
     for sent in (rows, json.dumps(rows), json.dumps(json.dumps(rows)), [json.dumps(rows[0])]):
         for entity in ENTITIES.names():
-            raw = {"id": "1", "Last_Name": "x", "Docs": sent, "Student": "S", "Class": "C"}
+            raw = {
+                "id": "1",
+                "Last_Name": "x",
+                "Docs": sent,
+                "More": json.dumps([1, None, rows, [rows] * 70]),
+                "Bad": json.dumps(rows)[:-1],
+                "Worse": json.dumps([{**rows[0], "x": "\ud800"}]),
+                "Student": "S",
+                "Class": "C",
+            }
             assert b"P12345" not in READER.read(entity, raw).payload
 
 
@@ -464,3 +483,80 @@ def test_what_is_kept_reads_as_what_came(entity: str, data: Any) -> None:
     again = READER.read(entity, json.loads(record.payload)["record"])
     assert again.values == record.values
     assert again.provisional == record.provisional
+
+
+@pytest.mark.parametrize(
+    ("entity", "name", "text", "expected"),
+    [
+        ("student", "Status", "[null]", None),
+        ("student", "Status", '["Active"]', "Active"),
+        ("program", "Moodle_ID", "[42]", "42"),
+        ("program", "Price", "[1299]", "1299.00"),
+        ("program", "Product_Active", "[true]", "true"),
+        ("class", "Start_Date", "[1782277200000]", "2026-06-24"),
+        ("student", "First_Name", "[null]", "[null]"),
+    ],
+)
+def test_a_list_as_text_is_that_list(entity: str, name: str, text: str, expected: str | None) -> None:
+    """As forms carry it; but a name may look like one."""
+    record = READER.read(entity, {"id": "1", name: text})
+    assert (list(record.values.values()), record.problems) == ([expected], [])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "flag"),
+    [
+        ("Record_Status__s", "[0]", DELETION),
+        ("$approved", "[false]", NOT_APPROVED),
+        ("operation", '["delete"]', DELETION),
+    ],
+)
+def test_flags_in_a_list_as_text(name: str, text: str, flag: int) -> None:
+    """Nothing stays alive for its form."""
+    assert READER.read("student", {"id": "1", name: text}).flags == flag
+
+
+@pytest.mark.parametrize("inner", ["\\u0000", "\\ud800"])
+@pytest.mark.parametrize("name", ["Status", "First_Name", "Other", "Program"])
+def test_bad_characters_inside_json_text(inner: str, name: str) -> None:
+    """They are replaced there, too, before anything is stored or compared."""
+    for text in (f'["a{inner}b1"]', f'{{"id": "a{inner}b1", "x": ["{inner}"]}}', f'[{{"id": "a{inner}b1"}}]'):
+        record = READER.read("student", {"id": "1", name: text})
+        assert not any(c in str(record.values) for c in "\x00\ud800")
+        assert b"\\u0000" not in record.payload
+        assert b"ud800" not in record.payload
+
+
+def test_lookups_with_empty_ones_beside_them() -> None:
+    """Count as the one that is there."""
+    raw = {"id": "E", "Student": ["", {"id": "S"}], "Class": [None, "C"], "Program": ["", None]}
+    record = READER.read("enrollment", raw)
+    assert record.values == {"student_zoho_id": "S", "class_zoho_id": "C", "program_zoho_id": None}
+    assert record.problems == []
+
+
+def test_a_telephone_number_is_no_lookup() -> None:
+    """Nor is it stored."""
+    for sent in ("+962791234567", {"id": "+962791234567"}, [{"ID": "+962791234567"}]):
+        record = READER.read("class", {"id": "1", "Class_Name": "A", "Teacher": sent, "Other": sent})
+        assert "teacher_zoho_id" not in record.values
+        assert b"791234567" not in record.payload
+
+
+def test_a_mapping_takes_no_protection_away() -> None:
+    """The packaged names of persons stay known, also where a college has others."""
+    mapping = {"student": {"first_name": ("Given_Name",)}, "class": {"teacher_zoho_id": ("Lecturer",)},
+               "enrollment": {"student_zoho_id": ("Learner",)}}  # fmt: skip
+    reader = Reader(ENTITIES, TenantSettings(mapping=mapping))
+    for name in (
+        "Student_Name",
+        "Students",
+        "First_Name",
+        "Teacher",
+        "Teacher_Name",
+        "Given_Name",
+        "Lecturer",
+        "Learners",
+    ):
+        record = reader.read("class", {"id": "1", "Class_Name": "A", name: "Smith"})
+        assert b"Smith" not in record.payload, name
