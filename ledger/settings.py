@@ -81,8 +81,11 @@ class MoodleSettings(msgspec.Struct, frozen=True):
 
     @property
     def named_statuses(self) -> frozenset[str]:
-        """Every status that is in one of the lists."""
-        return self._inactive | self.known_statuses
+        """Statuses that are known in every spelling of `statuses.normal`; the first default list is
+        compared more closely.
+        """
+        inactive = frozenset[str]() if self._inactive is statuses.FIRST_INACTIVE else self._inactive
+        return inactive | self.known_statuses
 
     @property
     def _inactive(self) -> frozenset[str]:

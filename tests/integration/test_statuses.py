@@ -142,6 +142,15 @@ def words_of(found: list[Unknown]) -> set[tuple[str, str, int]]:
     return {(unknown.entity, unknown.status, unknown.records) for unknown in found}
 
 
+async def test_a_spelling_that_the_first_list_does_not_have(ledger: Ledger) -> None:
+    """A college with that list is told of it, since it goes on taking a seat there."""
+    await ledger.post("students", student("S1", Status="With drawn"), student("S2", Status=" withdrawn "))
+    old = msgspec.structs.replace(SETTINGS, first_statuses=frozenset({ledger.tenant}))
+    found = await UnknownStatuses(ledger.database, old).of(ledger.tenant)
+    assert found == [Unknown("student", "With drawn", 1)]
+    assert await UnknownStatuses(ledger.database, SETTINGS).of(ledger.tenant) == []
+
+
 async def test_a_word_comes_and_goes(ledger: Ledger) -> None:
     """It counts from the record that brings it, active or waiting, to the last that loses it."""
     watch = UnknownStatuses(ledger.database, SETTINGS)
