@@ -309,18 +309,14 @@ def _word(value: Any) -> str:
     return visible(value).strip().lower() if isinstance(value, str) else ""
 
 
-def says_delete(envelope: Mapping[str, Any]) -> bool:
-    """Whether an `operation` or `event_type` says that the record is gone."""
-    return any(
-        _word(envelope[name]) in _DELETE_WORDS for name in ("operation", "event_type") if name in envelope
-    )
-
-
 def says_deleted(raw: Mapping[str, Any]) -> bool:
-    """Whether a record or an envelope says that the record is gone, also by Zoho's status."""
+    """Whether a record or an envelope says that the record is gone: by its operation, its kind of
+    event, or Zoho's status.
+    """
     status = values.single(raw.get("Record_Status__s"))
-    gone = status == 0 and not isinstance(status, bool)
-    return gone or _word(status) in ("trash", "0") or says_delete(raw)
+    if (status == 0 and not isinstance(status, bool)) or _word(status) in ("trash", "0"):
+        return True
+    return any(_word(raw[name]) in _DELETE_WORDS for name in ("operation", "event_type") if name in raw)
 
 
 def _is_not_approved(raw: dict[str, Any]) -> bool:
