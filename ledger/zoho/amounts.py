@@ -24,15 +24,19 @@ _SIGNS = {
     "دأ": "JOD", "دا": "JOD", "دك": "KWD", "دب": "BHD", "رع": "OMR", "دع": "IQD", "دت": "TND", "دل": "LYD",
 }  # fmt: skip
 
-_PLAIN = str.maketrans({"\u2019": "'", "\u066c": "'", "\u066b": ".", "\u060c": ",", "\u2212": "-"})
-_PARTS = re.compile(r"(?P<before>[^\d]*?)(?P<figure>[.,]?\d(?:[\d.,' ]*\d)?)(?P<after>[^\d]*)", re.ASCII)
+_PLAIN = str.maketrans({"\u2019": "'", "\u066c": "'", "\u060c": ",", "\u2212": "-"})
+_PARTS = re.compile(
+    r"(?P<before>[^\d]*?)(?P<figure>[.,\u066b]?\d(?:[\d.,\u066b' ]*\d)?)(?P<after>[^\d]*)", re.ASCII
+)
+_ARABIC_POINT = "\u066b"
+_THOUSANDS = re.compile(r"\d{1,3}(,\d{2,3})*,\d{3}", re.ASCII)
 _BLANK_GROUPS = re.compile(r"(\d{1,3}(?:([ '])\d{3})(?:\2\d{3})*)([.,]\d+)?", re.ASCII)
 _MARKS = frozenset(".,/-:'\u2013\u2014()")
 _CODE = re.compile(r"[A-Za-z]{3}")
 _NO_CENTS = re.compile(r"[.,:/][-\u2013\u2014=]{1,2}|[.,]")
 # Behind a figure these make another one of it: 5k is not 5
 _MAGNITUDES = frozenset({
-    "k", "m", "mm", "mn", "mio", "mln", "bn", "mil", "bin", "thou", "tsd", "thsd", "tys", "lac", "lakh", "cr",
+    "k", "m", "mm", "mn", "mio", "mln", "bn", "mil", "bin", "thou", "tsd", "thsd", "tys", "lac", "lakh",
     "crore", "dozen", "\u0442\u044b\u0441", "\u043c\u043b\u043d", "\u0647\u0632\u0627\u0631", "\u4e07", "\u5343",
     "\u0623\u0644\u0641", "\u0627\u0644\u0641", "\u0622\u0644\u0627\u0641", "\u0627\u0644\u0627\u0641", "\u0645\u0644\u064a\u0648\u0646",
 })  # fmt: skip
@@ -77,7 +81,7 @@ def _amount(text: str, currency: str | None) -> Decimal:
     if parts is None:
         raise problem
     before, figure, after = parts["before"], parts["figure"], parts["after"]
-    if figure[0] in ".," and (before[-1:].isalpha() or before[-1:] == "/"):  # `Rs.500`, `B/.500`
+    if figure[0] == "." and (before[-1:].isalpha() or before[-1:] == "/"):  # `Rs.500`, `B/.500`
         before, figure = before + figure[0], figure[1:]
     sign, before = _sign(before, problem)
     after = after.strip()
@@ -125,7 +129,7 @@ def _tokens(text: str, problem: UnreadableError) -> list[str]:
         is_word = any(c not in _MARKS for c in token)
         if len(token) > _MAX_TOKEN or not all(c in _MARKS or _is_of_a_word(c) for c in token):
             raise problem
-        if not is_word and token not in (".", "'", ":"):
+        if not is_word and token not in (".", "'", ":", "/"):
             raise problem
     return tokens
 
@@ -154,6 +158,14 @@ def _with_point(figure: str, currency: str | None) -> str:
     """Grouping removed, the decimal separator a point. Raises `ValueError` where the
     groups are not of three digits (two in the middle, as in India).
     """
+    if _ARABIC_POINT in figure:  # never a grouping
+        whole, _, fraction = figure.partition(_ARABIC_POINT)
+        groups = re.split(r"[.,' ]", whole)
+        if not re.fullmatch(r"\d*", fraction) or (
+            len(groups) > 1 and not _THOUSANDS.fullmatch(",".join(groups))
+        ):
+            raise ValueError(figure)
+        return "".join(groups) + "." + fraction
     if " " in figure or "'" in figure:
         found = _BLANK_GROUPS.fullmatch(figure)
         if found is None:
@@ -173,7 +185,7 @@ def _with_point(figure: str, currency: str | None) -> str:
             groups, fraction = [*groups, fraction], ""
     elif separators.count(last) > 1:
         raise ValueError(figure)
-    if len(groups) > 1 and not re.fullmatch(r"\d{1,3}(,\d{2,3})*,\d{3}", ",".join(groups)):
+    if len(groups) > 1 and not _THOUSANDS.fullmatch(",".join(groups)):
         raise ValueError(figure)
     return "".join(groups) + "." + fraction
 

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import re
-from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import msgspec
 
 from ledger import clock
 from ledger.texts import visible
 from ledger.zoho.values import UnreadableError, masked, western
+from ledger.zoho.zones import MAX_OFFSET, read_zone
 
 FIRST_YEAR, LAST_YEAR = 1900, 2200
 
@@ -49,38 +49,19 @@ _DAY = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _HALF = r"(?:[ap]\.?\s?m\.?|\u0635|\u0645)"  # the letters are those of Arabic clocks
-_BETWEEN = re.compile(r"\s?[.,]?\s?(?:at\s|t(?=\d))?", re.IGNORECASE)
+_BETWEEN = re.compile(r"\s?[.,]?\s?(?:at\s|[t_](?=\d))?", re.IGNORECASE)
 _TIME = re.compile(
-    rf"(?P<hour>\d{{1,2}})[:.](?P<minute>\d{{2}})(?:[:.](?P<second>\d{{2}})(?:[.,](?P<part>\d{{1,9}}))?)?(?!\d)"
-    rf"(?:\s*(?P<half>{_HALF})(?![a-z]))?"
-    rf"|(?P<hour12>\d{{1,2}})\s*(?P<half12>{_HALF})(?![a-z])"
-    rf"|(?<=t)(?P<hour24>\d{{2}})(?:(?P<minute24>\d{{2}})(?P<second24>\d{{2}})?)?(?:[.,]\d+)?(?!\d)"
-    rf"|(?P<half0>{_HALF})(?![a-z])",
+    r"(?:(?P<h1>\d{1,2}):(?P<m1>\d{1,2})(?::(?P<s1>\d{1,2})(?:[.,:](?P<part1>\d{1,9})\d*)?)?"
+    r"|(?P<h2>\d{1,2})\.(?P<m2>\d{2})(?:\.(?P<s2>\d{2}))?"
+    r"|(?P<h3>\d{2})(?P<m3>\d{2})(?P<s3>\d{2})(?:[.,]\d+)?"
+    r"|(?<=t)(?P<h4>\d{2})(?P<m4>\d{2})?)(?!\d)"
+    rf"(?:\s*(?P<half1>{_HALF})(?![a-z]))?"
+    rf"|(?P<h5>\d{{1,2}})\s*(?P<half2>{_HALF})(?![a-z])"
+    rf"|(?P<half3>{_HALF})(?![a-z])",
     re.IGNORECASE | re.ASCII,
 )
-_OFFSET = re.compile(
-    r"(?:(?:utc|gmt)\s?)?(?P<sign>[+-])(?P<hours>\d{1,2})(?::?(?P<minutes>\d{2}))?(?::?00)?"
-    r"|(?P<utc>z|utc|gmt|\(utc\)|\(gmt\))",
-    re.IGNORECASE | re.ASCII,
-)
-_ZONE_NAME = re.compile(r"[\[(]?(?P<name>[A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9_+-]+)+)[\])]?", re.ASCII)
-_SAID_AGAIN = re.compile(
-    r"\s?(?:\((?:[^()\d]*|(?:gmt|utc)?[+-]\d{1,2}(?::?\d{2})?)\)|\[[a-z0-9_/+-]+\])", re.IGNORECASE
-)
-_ABBREVIATION = re.compile(r"\(?(?P<word>[A-Za-z]{2,5})\)?(?![A-Za-z])")
-# The only words for zones that mean one offset everywhere (RFC 2822, section 4.3), in hours
-_KNOWN_ZONES = {
-    "EST": -5, "EDT": -4, "CST": -6, "CDT": -5, "MST": -7, "MDT": -6, "PST": -8, "PDT": -7,
-}  # fmt: skip
-# Others that are zones, of several places or of one whose offset has changed
-_ZONE_WORDS = frozenset(_KNOWN_ZONES) | frozenset({
-    "ACDT", "ACST", "ADT", "AEDT", "AEST", "AKDT", "AKST", "AMT", "ART", "AST", "AWST", "BRT", "BST", "CAT",
-    "CEST", "CET", "COT", "EAT", "EEST", "EET", "GST", "HKT", "HST", "IDT", "IRST", "IST", "JST", "KST", "MSK",
-    "NZDT", "NZST", "PHT", "PKT", "SAST", "SGT", "TRT", "UZT", "WAT", "WEST", "WET", "WIB", "WIT", "WITA",
-})  # fmt: skip
 _EPOCH = re.compile(r"(\d{13}|\d{10})(?:\.\d+)?", re.ASCII)
 _DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"), "-") | {0x060C: ","}
-_MAX_OFFSET = timedelta(hours=15)
 _SHORTEST = len("2026-06-24T06:00")
 
 
@@ -122,7 +103,7 @@ def read_instant(value: Any, order: str, zone: tzinfo) -> int:
     if type(value) is str and value[4:5] == "-" == value[7:8] and value[10:11] in ("T", " "):
         with contextlib.suppress(ValueError):
             moment = datetime.fromisoformat(value)  # nearly every instant
-            if len(value) >= _SHORTEST and abs(moment.utcoffset() or timedelta()) <= _MAX_OFFSET:
+            if len(value) >= _SHORTEST and abs(moment.utcoffset() or timedelta()) <= MAX_OFFSET:
                 _check_year(moment.year)
                 return clock.from_datetime(moment if moment.tzinfo else moment.replace(tzinfo=zone))
     instant = _epoch(value)
@@ -130,10 +111,13 @@ def read_instant(value: Any, order: str, zone: tzinfo) -> int:
         _check_year((_UNIX + timedelta(microseconds=instant)).year)
         return instant
     found = _moment(value, order, "an instant")
-    if isinstance(found.zone, str):
-        raise UnreadableError("names its zone by a word that means several: send an offset such as +03:00")
     try:
-        at = datetime.combine(found.day, found.time or time(), found.zone or zone)
+        here = datetime.combine(found.day, found.time or time(), zone)
+        if isinstance(found.zone, str) and here.tzname() != found.zone:
+            raise UnreadableError(
+                "names its zone by a word that means several: send an offset such as +03:00"
+            )
+        at = here if found.zone is None or isinstance(found.zone, str) else here.replace(tzinfo=found.zone)
         return clock.from_datetime(at + timedelta(days=1) if found.next_day else at)
     except (ValueError, OverflowError):
         raise UnreadableError("is out of the range of instants") from None
@@ -215,8 +199,8 @@ def _tail(text: str, at: int, moment: _Moment, problem: UnreadableError) -> None
         _set_time(found, moment, problem)
         at = found.end()
     at = _blank(text, at)
-    if at < len(text):
-        at = _set_zone(text, at, moment, problem)
+    if at < len(text) and (zone := read_zone(text, at, behind_time=moment.time is not None)) is not None:
+        moment.zone, at = zone
     if _blank(text, at) < len(text):
         raise problem
 
@@ -226,47 +210,20 @@ def _blank(text: str, at: int) -> int:
 
 
 def _set_time(found: re.Match[str], moment: _Moment, problem: UnreadableError) -> None:
-    part = found.groupdict()
-    half = part["half"] or part["half12"] or part["half0"]
-    if part["half0"]:
+    # groups that end in different figures are of different forms
+    part = {name[:-1]: text for name, text in found.groupdict().items() if text is not None}
+    if "h" not in part:
         return
-    hour = int(part["hour"] or part["hour12"] or part["hour24"])
-    minute = int(part["minute"] or part["minute24"] or 0)
-    second = int(part["second"] or part["second24"] or 0)
-    if half is not None and hour <= 12:
-        hour = hour % 12 + (12 if half[0] in "pP\u0645" else 0)
-    elif half is not None and half[0] not in "pP\u0645":
-        raise problem  # 14:05 AM
+    hour, minute, second = (int(part.get(name, 0)) for name in ("h", "m", "s"))
+    if (half := part.get("half")) is not None:
+        is_late = half[0] in "pP\u0645"
+        if hour <= 12:
+            hour = hour % 12 + (12 if is_late else 0)
+        elif not is_late:
+            raise problem  # 14:05 AM
     if (hour, minute, second) == (24, 0, 0):
         hour, moment.next_day = 0, True
     try:
-        moment.time = time(hour, minute, second, int((part["part"] or "0").ljust(6, "0")[:6]))
+        moment.time = time(hour, minute, second, int(part.get("part", "0").ljust(6, "0")[:6]))
     except ValueError:
         raise problem from None
-
-
-def _set_zone(text: str, at: int, moment: _Moment, problem: UnreadableError) -> int:
-    if (found := _OFFSET.match(text, at)) is not None and not text[found.end() : found.end() + 1].isalnum():
-        if found["utc"]:
-            moment.zone = UTC
-        else:
-            offset = timedelta(hours=int(found["hours"]), minutes=int(found["minutes"] or 0))
-            if offset > _MAX_OFFSET or int(found["minutes"] or 0) > 59:
-                raise problem
-            moment.zone = timezone(-offset if found["sign"] == "-" else offset)
-        again = _SAID_AGAIN.match(text, found.end())  # +0300 (Arabian Standard Time)
-        if again is None and (word := _ABBREVIATION.match(text, _blank(text, found.end()))) is not None:
-            again = word if word["word"].upper() in _ZONE_WORDS else None
-        return again.end() if again else found.end()
-    if (found := _ZONE_NAME.match(text, at)) is not None:
-        try:
-            moment.zone = ZoneInfo(found["name"])
-        except (ValueError, OSError, KeyError):
-            raise problem from None
-        return found.end()
-    found = _ABBREVIATION.match(text, at)
-    if found is not None and (name := found["word"].upper()) in _ZONE_WORDS:
-        hours = _KNOWN_ZONES.get(name)
-        moment.zone = name if hours is None else timezone(timedelta(hours=hours))
-        return found.end()
-    raise problem

@@ -41,6 +41,7 @@ _OF_EVERY_RECORD = frozenset(
 )
 _API_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
 _ADDRESS = re.compile(r"\S@\S|\+\d[\d ().-]{6,}")  # of mail, or a telephone number
+_TELEPHONE = re.compile(r"phone|mobile|whatsapp|(?:^|_)tel(?:_|$)")
 _SMALL = 1_000_000  # a count or an amount; a telephone number is longer
 _ZOHO_ID = re.compile(r"(?:zcrm_)?\d{15,20}", re.ASCII)
 
@@ -132,7 +133,7 @@ class Keeping:
         if isinstance(value, dict):
             if self._is_person and not _is_other_record(value, in_list=in_list):
                 return self._record(value)
-            return self._ids(value)
+            return self._ids(value, is_read=self._is_person or fate == _ID)
         if isinstance(value, list):
             if fate == _KEEP and isinstance(single(value), list):
                 fate = _OPEN  # of several nothing is read
@@ -143,25 +144,27 @@ class Keeping:
             return self._scalar(value, fate)
         return value if _ZOHO_ID.fullmatch(str(value).strip()) else REDACTED
 
-    def _ids(self, value: dict[str, Any]) -> dict[str, Any]:
-        """An object without all but its id and the ids below it."""
+    def _ids(self, value: dict[str, Any], *, is_read: bool = False) -> dict[str, Any]:
+        """An object without all but its id and the ids below it. `is_read`: a lookup is read from it,
+        so that what looks like a name is an id.
+        """
         kept: dict[str, Any] = {}
         own = value.get("id")
         if type(own) is str and own.isalnum():  # nearly every id
             kept["id"] = own
         elif has_id(value):
             own = next((value[n] for n in ID_NAMES if not is_empty(value.get(n))), None)
-            kept["id"] = own if own is None or _is_id(own) else REDACTED
+            kept["id"] = own if own is None or _is_id(own, is_read=is_read) else REDACTED
         for key, inner in value.items():
             below = clean(decoded_in(inner)) if type(inner) is str and not inner[:1].isalnum() else inner
             if isinstance(below, dict | list) and self._fate_of(key) not in (_DROP, _REDACT):
-                kept[key] = self._ids_below(below)
+                kept[key] = self._ids_below(below, is_read=is_read)
         return kept
 
-    def _ids_below(self, value: Any) -> Any:
+    def _ids_below(self, value: Any, *, is_read: bool) -> Any:
         if isinstance(value, dict):
-            return self._ids(value)
-        return [self._ids_below(inner) for inner in value if isinstance(inner, dict | list)]
+            return self._ids(value, is_read=is_read)
+        return [self._ids_below(inner, is_read=is_read) for inner in value if isinstance(inner, dict | list)]
 
     def _fate_of(self, key: str) -> int:
         if (known := self._fates.get(key)) is not None:
@@ -183,7 +186,7 @@ class Keeping:
             return _ID
         if key in self._persons or low in self._named:
             return _PERSON_ID
-        if low in self._personal or low.startswith(self._copied):
+        if low in self._personal or low.startswith(self._copied) or _TELEPHONE.search(low):
             return _PERSON
         return _OPEN if _API_NAME.fullmatch(key) else _DROP
 
@@ -193,13 +196,13 @@ def _is_other_record(value: dict[str, Any], *, in_list: bool) -> bool:
     return has_id(value) and not (in_list and any(key.lower() == "parent_id" for key in value))
 
 
-def _is_id(value: Any) -> bool:
+def _is_id(value: Any, *, is_read: bool = False) -> bool:
     """Whether a value can be an id: neither a name for people nor an address, nor a list."""
     try:
         found = read_id(value)
     except UnreadableError:
         return False
-    return found is None or not (is_shown(found) or found[0] in "{[")
+    return found is None or is_read or not is_shown(found)
 
 
 def _has_figure(value: Any) -> bool:

@@ -10,6 +10,7 @@ would be lost, or that has two meanings, is refused as a whole.
 from __future__ import annotations
 
 import json
+import re
 from binascii import Error as BinasciiError
 from binascii import a2b_base64, a2b_qp
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,7 @@ import msgspec
 import multipart
 
 from ledger.errors import TooLargeError, UnreadableBodyError
+from ledger.texts import visible
 from ledger.zoho.charsets import ANY, UTF_8, Charset, named_charset, with_mark
 from ledger.zoho.records import Reader, Record, says_deleted
 from ledger.zoho.values import ID_NAMES, has_id, is_deeper, is_empty, is_structured
@@ -28,6 +30,8 @@ from ledger.zoho.values import ID_NAMES, has_id, is_deeper, is_empty, is_structu
 MAX_DEPTH = 64
 ENVELOPES = ("data", "records", "payload", "arguments")
 _ENVELOPES = frozenset(ENVELOPES)
+_NAMED_AS_LIST = {f"{name}[]": name for name in ENVELOPES}  # as PHP and jQuery name repeated fields
+_SURE = ("data", "records")  # hook tools put words of their own into the others
 _OF_A_RECORD = frozenset({"Modified_Time", "Record_Status__s"})
 _MAX_FIELDS = 10_000
 
@@ -345,6 +349,9 @@ class _Records:
         """What a form says: a record, or envelopes as JSON text. A field that comes twice with
         two values is a list of both; an empty one and an equal one count for nothing. Raises `UnreadableBodyError`.
         """
+        if len(fields) == 1 and not fields[0][1] and is_structured(fields[0][0]):
+            fields = [("data", fields[0][0])]  # JSON that a library took for the name of a field
+        fields = [(_NAMED_AS_LIST.get(name, name), text) for name, text in fields]
         texts: dict[str, dict[str, None]] = {}
         for name, text in fields:
             texts.setdefault(name, {})[text] = None
@@ -373,7 +380,7 @@ class _Records:
         decoded = _decoded(value)
         if isinstance(decoded, dict):
             self._add_object(decoded, list(decoded.items()), gone=gone, whole=False)
-        elif isinstance(decoded, list) and isinstance(value, str):
+        elif isinstance(decoded, list) and (value is not decoded or any(type(i) is dict for i in decoded)):
             self._add_list(decoded, gone=gone)
         else:
             self._add_record(value, gone=gone)
@@ -408,10 +415,10 @@ class _Records:
 
     def _refuse_two_meanings(self, inside: list[tuple[str, Any]]) -> None:
         for name, inner in inside:
-            if self._holds_records(inner):
+            if self._holds_records(inner) or _is_cut_off(inner):
                 raise UnreadableBodyError(
-                    f"an object is a record and holds records in its field {name!r}, so it has two "
-                    "meanings: send each record once, in one list"
+                    f"an object is a record and holds records (or a part of some) in its field {name!r}, so "
+                    "it has two meanings: send each record once, in one list"
                 )
 
     def _envelopes(
@@ -430,7 +437,8 @@ class _Records:
                 wrong.append((name, inner))
         may_be_record = not whole or _has_own_id(value) or not self._names.isdisjoint(value)
         for name, inner in wrong:
-            if _looks_like_json(inner) or not (read or may_be_record):
+            is_lost = read and name in _SURE
+            if is_lost or _looks_like_json(inner) or not (read or may_be_record):
                 raise UnreadableBodyError(f"{name!r} should hold a record or a list of records, as JSON")
         if not (read or may_be_record):
             raise UnreadableBodyError(
@@ -454,9 +462,18 @@ class _Records:
 
 
 def _has_own_id(value: dict[str, Any]) -> bool:
-    return any(
-        not (isinstance(own, dict | list) or is_empty(own)) for name in ID_NAMES if (own := value.get(name))
-    )
+    ids = [value[name] for name in ID_NAMES if name in value]
+    return any(not (isinstance(own, dict | list) or is_empty(own)) for own in ids)
+
+
+def _is_cut_off(value: Any) -> bool:
+    """Whether a text begins as records do, but is no JSON."""
+    if not isinstance(value, str) or _RECORDS.match(visible(value)) is None:
+        return False
+    return _decoded(value) is _NOT_JSON
+
+
+_RECORDS = re.compile(r'\s*"?\s*(?:\{\s*\\?"|\[\s*(?:[\[{]|\\?"))')
 
 
 def _looks_like_json(value: Any) -> bool:

@@ -154,7 +154,7 @@ def read_id(value: Any) -> str | None:
     if is_empty(text):
         return None
     _refuse_placeholder(text)
-    if text[0] in "{[" or not text.isprintable():
+    if text[0] in '{["' or len(text.splitlines()) > 1:
         raise UnreadableError(f"should be an id, is {masked(value)} that holds something else")
     if _SPREADSHEET.fullmatch(text):
         raise UnreadableError("was shortened by a spreadsheet, its digits are lost: send all digits as text")
@@ -172,7 +172,9 @@ def read_lookup(value: Any) -> str | None:
     if isinstance(value, list) and len(value) > 1:
         raise UnreadableError(f"should be one lookup, is {masked(value)}")
     value = _target(value)
-    found = own_id(value) if isinstance(value, dict) else read_id(value)
+    if isinstance(value, dict):
+        return own_id(value)
+    found = read_id(value)
     if found is not None and is_shown(found):
         raise UnreadableError(SHOWN)
     return found

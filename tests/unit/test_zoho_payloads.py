@@ -489,3 +489,48 @@ def test_a_charset_that_the_body_does_not_have_is_named() -> None:
     """In the refusal."""
     with pytest.raises(UnreadableBodyError, match="utf-16"):
         read_payload(TEXT.encode() + b" ", "application/json; charset=utf-16", b"")
+
+
+def test_a_part_of_a_record_in_a_field_of_a_record() -> None:
+    """Is not lost behind it; other texts in brackets are texts."""
+    for cut in ('[{"id": "B"', '{"id": "B', '[["x"', ' [ {"id'):
+        for write in (form, lambda *pairs: json.dumps(dict(pairs)).encode()):
+            with pytest.raises(UnreadableBodyError, match="two meanings"):
+                read_payload(write(*RECORD.items(), ("data", cut)), "", b"")
+    for text in ("[evening]", "{evening}", "(a)", "[1, 2"):
+        assert read_payload(form(*RECORD.items(), ("data", text)), "", b"").records == [
+            {**RECORD, "data": text}
+        ]
+
+
+def test_the_id_zero_is_an_id() -> None:
+    """As a number and as text."""
+    for zero in (0, "0"):
+        with pytest.raises(UnreadableBodyError, match="two meanings"):
+            read_payload(
+                json.dumps({**RECORD, "id": zero, "data": [OTHER]}).encode(), "application/json", b""
+            )
+
+
+@pytest.mark.parametrize(
+    ("body", "records"),
+    [
+        (json.dumps([[RECORD, OTHER]]).encode(), [RECORD, OTHER]),
+        (json.dumps({"data": [[RECORD], [OTHER]]}).encode(), [RECORD, OTHER]),
+        (json.dumps([[1]]).encode(), [[1]]),
+        (form(("data[]", RECORD), ("data[]", OTHER)), [RECORD, OTHER]),
+        (quote_plus(json.dumps({"data": [RECORD, OTHER]})).encode() + b"=", [RECORD, OTHER]),
+    ],
+)
+def test_shapes_of_libraries(body: bytes, records: list[Any]) -> None:
+    """Lists in lists, PHP's and jQuery's names, JSON as the name of a field."""
+    assert read_payload(body, "", b"").records == records
+
+
+@pytest.mark.parametrize(
+    "body", [form(("data", RECORD), ("data", "x")), json.dumps({"data": "x", "records": [RECORD]}).encode()]
+)
+def test_words_in_an_envelope_beside_records(body: bytes) -> None:
+    """They may have been records."""
+    with pytest.raises(UnreadableBodyError, match="should hold"):
+        read_payload(body, "", b"")

@@ -134,8 +134,9 @@ NAMING = [
     {"TeacherName": "Smith"},
     {"Teacher": "Smith"},
     {"Teacher": {"id": "John Smith"}},
-    {"BTEC_Program": {"id": "a@Smith"}},
-    {"Unit": {"id": "John Smith"}},
+    {"Trainer": {"id": "a@Smith"}},
+    {"Phone": "Smith"},
+    {"Guardian_Mobile": "Smith"},
     {"Class_Status": '[null, {"First_Name": "Smith"}]'},
     {"Class_Name": json.dumps([json.dumps(["John Smith", "x"])])},
     {"Rows": json.dumps([{"name": "Smith"}] * 65)},
@@ -560,3 +561,12 @@ def test_a_mapping_takes_no_protection_away() -> None:
     ):
         record = reader.read("class", {"id": "1", "Class_Name": "A", name: "Smith"})
         assert b"Smith" not in record.payload, name
+
+
+def test_an_object_is_what_its_id_says() -> None:
+    """Ids are text: what a record may be called, a lookup may name."""
+    raw = {"id": "E", "Student": {"id": "STU 1"}, "Class": {"ID": "c@1"}, "Program": [{"id": "+P 1"}]}
+    record = READER.read("enrollment", raw)
+    assert record.values == {"student_zoho_id": "STU 1", "class_zoho_id": "c@1", "program_zoho_id": "+P 1"}
+    assert READER.read("enrollment", json.loads(record.payload)["record"]).values == record.values
+    assert READER.read("student", {"id": "STU\u00a01"}).zoho_id == "STU\u00a01"

@@ -308,6 +308,12 @@ def test_a_long_text_is_no_amount() -> None:
         ("INR 1,299.00 /-", "1299.00"),
         ("5:-", "5.00"),
         ("1\u2002299", "1299.00"),
+        ("\u0661\u0662\u066b\u0665\u0660\u0660", "12.50"),
+        ("-\u0661\u066b\u0662\u0663\u0664 $", "-1.234"),
+        ("\u0661\u066c\u0662\u0663\u0664\u066b\u0665", "1234.50"),
+        ("5.00 CR", "5.00"),
+        ("1299 / month", "1299.00"),
+        ("EUR,50", "0.50"),
         ("K 5", "5.00"),
     ],
 )
@@ -321,7 +327,7 @@ def test_an_amount_with_signs_around_it(given: str, price: str) -> None:
     [
         "100 - 200", "100-200", "5 10", "12 34 567", "1234 567", "5/10", "5%", "10 %", "#5", "~5", "<5",
         "1299 per semester", "5 apples", "a b c 5", "5 a b c", "JOD - 5", "5-", "(5.00)", "5k", "1.5M",
-        "1e3", "7.01E+17", "5 k", "5 K", "5 mln", "10 lakh", "5bn", "5 Mio.", "5 \u0622\u0644\u0627\u0641", "5 \u0442\u044b\u0441.", "abcdef5", "\u00bd", "5 + 5", "2026-01-01", "5 x 3", "3 for 2", "", ".",
+        "1e3", "7.01E+17", "5 k", "5 K", "5 mln", "10 lakh", "5bn", "5 Mio.", "5 \u0622\u0644\u0627\u0641", "5 \u0442\u044b\u0441.", "abcdef5", "\u00bd", "5 + 5", "2026-01-01", "1\u066b2\u066b3", "5 x 3", "3 for 2", "", ".",
     ],
 )  # fmt: skip
 def test_an_amount_that_may_be_another(given: str) -> None:
@@ -349,7 +355,10 @@ TAILS = [
     (" 06:00:00 GMT", "06:00:00"), (" 06:00:00Z", "06:00:00"), ("T06:00:00+00:00", "06:00:00"),
     (" 09:00:00 +0300", "06:00:00"), (" 09:00:00 GMT+0300 (Arabian Standard Time)", "06:00:00"),
     (" 09:00:00 Asia/Amman", "06:00:00"), (" 09:00:00+03:00[Asia/Amman]", "06:00:00"),
-    (" 01:00:00 EST", "06:00:00"), (" 01:00 est", "06:00:00"), (" 06.00.00", "06:00:00"),
+    (" 01:00:00 EST", "06:00:00"), (" 01:00 est", "06:00:00"), (" 06.00.00", "06:00:00"), (" 6:0", "06:00:00"), (" 6:0:0", "06:00:00"), (" 6:0 PM", "18:00:00"),
+    (" 06:00:00:000", "06:00:00"), (" 06:00:00.000000000000Z", "06:00:00"), (" 060000", "06:00:00"), ("_06:00:00", "06:00:00"),
+    (" 06:00 UT", "06:00:00"), (" 08:00:00 EET", "06:00:00"), (" 09:00 MSK", "06:00:00"), (" 09:00:30+03:00:30", "06:00:00"),
+    (" 06:00 NPT", None), (" 06:00 Eastern Standard Time", None), (" 06:00 Turkey", "03:00:00"),
     (" 09:00:00 GMT+0300 (GMT+03:00)", "06:00:00"), (" 09:00:00 +0300 (+03)", "06:00:00"), (" 06:00 +0000 IST", "06:00:00"),
     (" (Asia/Amman)", None), (" UTC", "00:00:00"), ("Z", "00:00:00"),
 ]  # fmt: skip
@@ -368,7 +377,7 @@ def test_every_day_with_every_tail(written: str, order: str, tail: str, at: str 
 @pytest.mark.parametrize(
     "tail",
     [" soon", " - 30/06/2026", " 30/06/2026", "-2026-12-20", " to 25 June", " 25:00", " 06:61", " 6", " 14:05 AM",
-     " TBA", " 06:00 or so", " 06:00 Nowhere/Land", " +99:00", " (Amman)", " 06:00 06:00", " week 2", " 06:00 +0300 soon", " 06:00 +0300 (until 30/06)", " EXAM"],
+     " TBA", " 06:00 or so", " 06:00 Nowhere/Land", " +99:00", " (Amman)", " 06:00 06:00", " week 2", " 06:00 +0300 soon", " 06:00 Uhr", " 06:00 Spring", " 06:00 TBC", " 2027", " 06:00 +0300 (until 30/06)", " EXAM"],
 )  # fmt: skip
 def test_what_may_not_stand_behind_a_day(written: str, tail: str) -> None:
     """A second date, words, a time that no clock shows."""
@@ -421,6 +430,10 @@ def test_a_zone_that_may_be_several_is_no_instant() -> None:
     """But the day that was written is one."""
     assert dates.read_date("2026-06-24 06:00 IST", "dmy", UTC) == DAY
     assert dates.read_date("2026-06-24 CET", "dmy", UTC) == DAY
+    india = ZoneInfo("Asia/Kolkata")  # where it is the zone's own word
+    assert (
+        clock.to_text(dates.read_instant("2026-06-24 06:00 IST", "dmy", india)) == f"{DAY}T00:30:00.000000Z"
+    )
     with pytest.raises(UnreadableError, match="offset"):
         dates.read_instant("2026-06-24 06:00 IST", "dmy", UTC)
 
