@@ -33,7 +33,8 @@ _THOUSANDS = re.compile(r"\d{1,3}(,\d{2,3})*,\d{3}", re.ASCII)
 _BLANK_GROUPS = re.compile(r"(\d{1,3}(?:([ '])\d{3})(?:\2\d{3})*)([.,]\d+)?", re.ASCII)
 _MARKS = frozenset(".,/-:'\u2013\u2014()")
 _CODE = re.compile(r"[A-Za-z]{3}")
-_NO_CENTS = re.compile(r"[.,:/][-\u2013\u2014=]{1,2}|[.,]")
+_SHORTENED = re.compile(r"(?:[^\W\d_]|/)$")
+_NO_CENTS = re.compile(r"[.,:/\u066b][-\u2013\u2014=]{1,2}|[.,\u066b]")
 # Behind a figure these make another one of it: 5k is not 5
 _MAGNITUDES = frozenset({
     "k", "m", "mm", "mn", "mio", "mln", "bn", "mil", "bin", "thou", "tsd", "thsd", "tys", "lac", "lakh",
@@ -81,13 +82,14 @@ def _amount(text: str, currency: str | None) -> Decimal:
     if parts is None:
         raise problem
     before, figure, after = parts["before"], parts["figure"], parts["after"]
-    if figure[0] == "." and (before[-1:].isalpha() or before[-1:] == "/"):  # `Rs.500`, `B/.500`
+    is_code = _CODE.fullmatch(before) and before.isupper()  # `EGP.50` has no dot of its own
+    if figure[0] == "." and _SHORTENED.search(before) and not is_code:  # `Rs.500`, `B/.500`
         before, figure = before + figure[0], figure[1:]
     sign, before = _sign(before, problem)
     after = after.strip()
     after = after[found.end() :] if (found := _NO_CENTS.match(after)) else after  # 1299,- and 1299/-
     behind = _tokens(after, problem)
-    if any(_bare(token).lower() in _MAGNITUDES for token in behind):
+    if any(_is_magnitude(_bare(token)) for token in behind):
         raise problem
     tokens = [*_tokens(before, problem), *behind]
     try:
@@ -148,6 +150,10 @@ def _currency(tokens: list[str]) -> str | None:
         if (_CODE.fullmatch(word) and word.isupper()) or any(unicodedata.category(c) == "Sc" for c in word):
             return "other"
     return None
+
+
+def _is_magnitude(word: str) -> bool:
+    return word.lower() in _MAGNITUDES or word in ("Cr", "cr")  # CR is a currency
 
 
 def _bare(token: str) -> str:

@@ -19,7 +19,7 @@ import msgspec
 from ledger import clock
 from ledger.texts import visible
 from ledger.zoho.values import UnreadableError, masked, western
-from ledger.zoho.zones import MAX_OFFSET, read_zone
+from ledger.zoho.zones import MAX_OFFSET, read_zone, zone_of
 
 FIRST_YEAR, LAST_YEAR = 1900, 2200
 
@@ -52,8 +52,8 @@ _HALF = r"(?:[ap]\.?\s?m\.?|\u0635|\u0645)"  # the letters are those of Arabic c
 _BETWEEN = re.compile(r"\s?[.,]?\s?(?:at\s|[t_](?=\d))?", re.IGNORECASE)
 _TIME = re.compile(
     r"(?:(?P<h1>\d{1,2}):(?P<m1>\d{1,2})(?::(?P<s1>\d{1,2})(?:[.,:](?P<part1>\d{1,9})\d*)?)?"
-    r"|(?P<h2>\d{1,2})\.(?P<m2>\d{2})(?:\.(?P<s2>\d{2}))?"
-    r"|(?P<h3>\d{2})(?P<m3>\d{2})(?P<s3>\d{2})(?:[.,]\d+)?"
+    r"|(?P<h2>\d{1,2})\.(?P<m2>\d{2})(?:\.(?P<s2>\d{2})(?:[.,](?P<part2>\d{1,9})\d*)?)?"
+    r"|(?P<h3>\d{2})(?P<m3>\d{2})(?P<s3>\d{2})(?:[.,](?P<part3>\d{1,9})\d*)?"
     r"|(?<=t)(?P<h4>\d{2})(?P<m4>\d{2})?)(?!\d)"
     rf"(?:\s*(?P<half1>{_HALF})(?![a-z]))?"
     rf"|(?P<h5>\d{{1,2}})\s*(?P<half2>{_HALF})(?![a-z])"
@@ -113,11 +113,13 @@ def read_instant(value: Any, order: str, zone: tzinfo) -> int:
     found = _moment(value, order, "an instant")
     try:
         here = datetime.combine(found.day, found.time or time(), zone)
-        if isinstance(found.zone, str) and here.tzname() != found.zone:
+        said = found.zone or zone
+        named = zone_of(said, here.tzname(), zone) if isinstance(said, str) else said
+        if named is None:
             raise UnreadableError(
                 "names its zone by a word that means several: send an offset such as +03:00"
             )
-        at = here if found.zone is None or isinstance(found.zone, str) else here.replace(tzinfo=found.zone)
+        at = here.replace(tzinfo=named)
         return clock.from_datetime(at + timedelta(days=1) if found.next_day else at)
     except (ValueError, OverflowError):
         raise UnreadableError("is out of the range of instants") from None
@@ -158,7 +160,7 @@ def _moment(value: Any, order: str, what: str) -> _Moment:
     if found is None:
         raise problem
     moment = _Moment(_day(found, order))
-    _tail(text, found.end(), moment, problem)
+    _tail(text, found.end(), moment, problem, is_iso=bool(found["y1"] or found["y2"]))
     return moment
 
 
@@ -191,11 +193,13 @@ def _ordered(year: int, first: int, second: int, order: str) -> date:
     raise UnreadableError("is not a date of the calendar")
 
 
-def _tail(text: str, at: int, moment: _Moment, problem: UnreadableError) -> None:
+def _tail(text: str, at: int, moment: _Moment, problem: UnreadableError, *, is_iso: bool) -> None:
     """Reads what stands behind the day: a time, then a zone, then nothing."""
     if (found := _BETWEEN.match(text, at)) is not None:
         at = found.end()
     if (found := _TIME.match(text, at)) is not None:
+        if found["h3"] and not (is_iso or text[at - 1] in "tT"):
+            raise problem  # six figures behind a blank are a time where the rest is ISO, too
         _set_time(found, moment, problem)
         at = found.end()
     at = _blank(text, at)

@@ -23,6 +23,7 @@ from ledger.zoho.values import (
     is_empty,
     is_shown,
     is_structured,
+    looked_up,
     read_id,
     single,
 )
@@ -41,7 +42,7 @@ _OF_EVERY_RECORD = frozenset(
 )
 _API_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
 _ADDRESS = re.compile(r"\S@\S|\+\d[\d ().-]{6,}")  # of mail, or a telephone number
-_TELEPHONE = re.compile(r"phone|mobile|whatsapp|(?:^|_)tel(?:_|$)")
+_TELEPHONE = re.compile(r"(?:^|_|[a-z])(?<!micro)phone|(?:^|_)mobile|whatsapp|(?:^|_)tel(?=[_\d]|$)")
 _SMALL = 1_000_000  # a count or an amount; a telephone number is longer
 _ZOHO_ID = re.compile(r"(?:zcrm_)?\d{15,20}", re.ASCII)
 
@@ -97,7 +98,7 @@ class Keeping:
                 value = self._opened(sent, fate)
                 kind = type(value)
             if kind is dict or kind is list:
-                kept[key] = self._nested(value, fate)
+                kept[key] = self._nested(value, fate, looked_up(value) if fate == _ID else None)
             elif fate == _KEEP:
                 kept[key] = value
             else:
@@ -126,45 +127,45 @@ class Keeping:
             return REDACTED if is_structured(value) or _ADDRESS.search(value) else value
         return value if _is_id(value) and (fate == _ID or _has_figure(value)) else REDACTED
 
-    def _nested(self, value: Any, fate: int, *, in_list: bool = False) -> Any:
-        """What is kept of an object or a list below a key of this fate, and of what stands in them."""
+    def _nested(self, value: Any, fate: int, read: Any = None, *, in_list: bool = False) -> Any:
+        """What is kept of an object or a list below a key of this fate, and of what stands in them.
+        `read`: the object from which a lookup is read, so that whatever stands as its id is one.
+        """
         if type(value) is str and not value[:1].isalnum():
             value = self._opened(value, fate)
         if isinstance(value, dict):
             if self._is_person and not _is_other_record(value, in_list=in_list):
                 return self._record(value)
-            return self._ids(value, is_read=self._is_person or fate == _ID)
+            return self._ids(value, value if self._is_person else read)
         if isinstance(value, list):
             if fate == _KEEP and isinstance(single(value), list):
                 fate = _OPEN  # of several nothing is read
-            return [self._nested(inner, fate, in_list=True) for inner in value]
+            return [self._nested(inner, fate, read, in_list=True) for inner in value]
         if self._is_person or fate == _KEEP or isinstance(value, bool) or is_empty(value):
             return value
         if fate in (_ID, _PERSON_ID):
             return self._scalar(value, fate)
         return value if _ZOHO_ID.fullmatch(str(value).strip()) else REDACTED
 
-    def _ids(self, value: dict[str, Any], *, is_read: bool = False) -> dict[str, Any]:
-        """An object without all but its id and the ids below it. `is_read`: a lookup is read from it,
-        so that what looks like a name is an id.
-        """
+    def _ids(self, value: dict[str, Any], read: Any) -> dict[str, Any]:
+        """An object without all but its id and the ids below it; see `_nested`."""
         kept: dict[str, Any] = {}
         own = value.get("id")
         if type(own) is str and own.isalnum():  # nearly every id
             kept["id"] = own
         elif has_id(value):
             own = next((value[n] for n in ID_NAMES if not is_empty(value.get(n))), None)
-            kept["id"] = own if own is None or _is_id(own, is_read=is_read) else REDACTED
+            kept["id"] = own if own is None or _is_id(own, is_read=value is read) else REDACTED
         for key, inner in value.items():
             below = clean(decoded_in(inner)) if type(inner) is str and not inner[:1].isalnum() else inner
             if isinstance(below, dict | list) and self._fate_of(key) not in (_DROP, _REDACT):
-                kept[key] = self._ids_below(below, is_read=is_read)
+                kept[key] = self._ids_below(below, read)
         return kept
 
-    def _ids_below(self, value: Any, *, is_read: bool) -> Any:
+    def _ids_below(self, value: Any, read: Any) -> Any:
         if isinstance(value, dict):
-            return self._ids(value, is_read=is_read)
-        return [self._ids_below(inner, is_read=is_read) for inner in value if isinstance(inner, dict | list)]
+            return self._ids(value, read)
+        return [self._ids_below(inner, read) for inner in value if isinstance(inner, dict | list)]
 
     def _fate_of(self, key: str) -> int:
         if (known := self._fates.get(key)) is not None:

@@ -233,7 +233,16 @@ def _form(encoded: bytes, charset: Charset, *, names_its_own: bool = True) -> Fi
     raw = [(name.encode("latin-1"), text.encode("latin-1")) for name, text in pairs]
     if names_its_own:
         charset = _said_by_a_field(raw, charset)
-    return [(charset.text(name), charset.text(text)) for name, text in raw]
+    return _as_usual([(charset.text(name), charset.text(text)) for name, text in raw])
+
+
+def _as_usual(fields: Fields) -> Fields:
+    """A form's fields under the names that they have without the library that wrote them: `data[]` is
+    `data`, and JSON that was taken for the name of a field is its text.
+    """
+    if len(fields) == 1 and not fields[0][1] and is_structured(fields[0][0]):
+        return [("data", fields[0][0])]
+    return [(_NAMED_AS_LIST.get(name, name), text) for name, text in fields]
 
 
 def _said_by_a_field(fields: Iterable[tuple[Any, bytes]], charset: Charset) -> Charset:
@@ -289,9 +298,9 @@ def _fields(parts: Iterable[tuple[Any, bytes]], charset: Charset) -> Fields:
         try:
             fields.append((segment.name, (with_mark(sent) or own).text(sent)))
         except UnreadableBodyError:
-            if segment.filename is None or segment.name in ENVELOPES:
+            if segment.filename is None or _NAMED_AS_LIST.get(segment.name, segment.name) in ENVELOPES:
                 raise
-    return fields
+    return _as_usual(fields)
 
 
 def _transferred(value: bytes, encoding: str) -> bytes:
@@ -349,9 +358,6 @@ class _Records:
         """What a form says: a record, or envelopes as JSON text. A field that comes twice with
         two values is a list of both; an empty one and an equal one count for nothing. Raises `UnreadableBodyError`.
         """
-        if len(fields) == 1 and not fields[0][1] and is_structured(fields[0][0]):
-            fields = [("data", fields[0][0])]  # JSON that a library took for the name of a field
-        fields = [(_NAMED_AS_LIST.get(name, name), text) for name, text in fields]
         texts: dict[str, dict[str, None]] = {}
         for name, text in fields:
             texts.setdefault(name, {})[text] = None
@@ -380,7 +386,7 @@ class _Records:
         decoded = _decoded(value)
         if isinstance(decoded, dict):
             self._add_object(decoded, list(decoded.items()), gone=gone, whole=False)
-        elif isinstance(decoded, list) and (value is not decoded or any(type(i) is dict for i in decoded)):
+        elif isinstance(decoded, list) and (value is not decoded or any(map(_may_hold_records, decoded))):
             self._add_list(decoded, gone=gone)
         else:
             self._add_record(value, gone=gone)
@@ -415,7 +421,7 @@ class _Records:
 
     def _refuse_two_meanings(self, inside: list[tuple[str, Any]]) -> None:
         for name, inner in inside:
-            if self._holds_records(inner) or _is_cut_off(inner):
+            if self._holds_records(inner):
                 raise UnreadableBodyError(
                     f"an object is a record and holds records (or a part of some) in its field {name!r}, so "
                     "it has two meanings: send each record once, in one list"
@@ -437,7 +443,9 @@ class _Records:
                 wrong.append((name, inner))
         may_be_record = not whole or _has_own_id(value) or not self._names.isdisjoint(value)
         for name, inner in wrong:
-            is_lost = read and name in _SURE
+            is_lost = (
+                bool(read) and name in _SURE and isinstance(inner, str) and not inner.strip().isdecimal()
+            )
             if is_lost or _looks_like_json(inner) or not (read or may_be_record):
                 raise UnreadableBodyError(f"{name!r} should hold a record or a list of records, as JSON")
         if not (read or may_be_record):
@@ -448,14 +456,14 @@ class _Records:
         return [] if is_record and not any(read) else read
 
     def _holds_records(self, value: Any) -> bool:
-        """Whether records of the entity or tombstones stand in a field, as JSON text, in lists or
-        below other envelopes.
+        """Whether records of the entity or tombstones stand in a field, as JSON text (also one that
+        is cut off), in lists or below other envelopes.
         """
         decoded = _decoded(value)
         if isinstance(decoded, list):
             return any(self._holds_records(inner) for inner in decoded)
         if not isinstance(decoded, dict):
-            return False
+            return decoded is _NOT_JSON and _begins_as_records(value)
         if self.is_record(decoded) or (_has_own_id(decoded) and says_deleted(decoded)):
             return True
         return any(self._holds_records(decoded[name]) for name in ENVELOPES if name in decoded)
@@ -466,14 +474,15 @@ def _has_own_id(value: dict[str, Any]) -> bool:
     return any(not (isinstance(own, dict | list) or is_empty(own)) for own in ids)
 
 
-def _is_cut_off(value: Any) -> bool:
-    """Whether a text begins as records do, but is no JSON."""
-    if not isinstance(value, str) or _RECORDS.match(visible(value)) is None:
-        return False
-    return _decoded(value) is _NOT_JSON
+def _may_hold_records(value: Any) -> bool:
+    return isinstance(value, dict | list) or (isinstance(value, str) and is_structured(value))
 
 
-_RECORDS = re.compile(r'\s*"?\s*(?:\{\s*\\?"|\[\s*(?:[\[{]|\\?"))')
+def _begins_as_records(text: str) -> bool:
+    return _RECORDS.match(visible(text).lstrip()) is not None
+
+
+_RECORDS = re.compile(r'(?:"\s*)?(?:\{\s*\\?"|\[\s*(?:[\[{]|\\?"))')
 
 
 def _looks_like_json(value: Any) -> bool:

@@ -280,6 +280,14 @@ def _target(value: Any) -> Any:
     return row
 
 
+def looked_up(value: Any) -> Any:
+    """What a lookup's id is read from: an object, or the bare id; None where nothing is."""
+    try:
+        return _target(value) if not isinstance(value, list) or len(value) == 1 else None
+    except UnreadableError:
+        return None
+
+
 def _linked(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for name, value in row.items():
         if isinstance(value, dict) and has_id(value) and not _is_of_the_row(name):

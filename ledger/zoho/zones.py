@@ -9,8 +9,8 @@ from zoneinfo import ZoneInfo
 MAX_OFFSET = timedelta(hours=15)
 
 _OFFSET = re.compile(
-    r"(?:(?:utc|gmt)\s?)?(?P<sign>[+-])(?P<hours>\d{1,2})"
-    r"(?::?(?P<minutes>[0-5]\d)(?::?(?P<seconds>[0-5]\d)(?:\.\d+)?)?)?(?![0-9a-z])"
+    r"(?:(?:utc|gmt)\s?)?(?P<sign>[+-])(?P<hours>\d{1,2}+)"
+    r"(?::?(?P<minutes>[0-5]\d)(?::?(?P<seconds>[0-5]\d)(?:\.\d+)?+)?+)?+(?![0-9a-z])"
     r"|(?P<utc>z|utc?|gmt|\((?:utc|gmt)\))(?![0-9a-z])",
     re.IGNORECASE | re.ASCII,
 )
@@ -21,11 +21,10 @@ _AGAIN = re.compile(
 _PLACE = re.compile(r"[\[(]?(?P<name>[A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9_+-]+)+)[\])]?", re.ASCII)
 _COUNTRY = re.compile(r"(?P<name>[A-Z][a-z]{3,})(?![A-Za-z])", re.ASCII)  # Turkey, Egypt
 _WORD = re.compile(r"\(?(?P<word>[A-Za-z]{2,5})\)?(?![A-Za-z])", re.ASCII)
-_PHRASE = re.compile(r"\(?(?:[A-Z][A-Za-z.]* ){1,4}(?:Standard |Daylight |Summer )?Time\)?", re.ASCII)
-_OF_TIME = re.compile(r"[A-Z]{1,4}T")  # nearly every abbreviation ends so
+_PHRASE = re.compile(r"\(?(?:[A-Z][A-Za-z.]* ){1,4}(?:Standard|Daylight|Summer) Time\)?", re.ASCII)
 
-# Words that mean one offset, in hours. The American ones are those of RFC 2822 (section 4.3), the others
-# those on which every zone of the IANA database that uses the word agrees.
+# Words that mean one offset today, in hours. The American ones are those of RFC 2822 (section 4.3), the
+# others those on which every zone of the IANA database that uses the word agrees.
 _ONE = {
     "EST": -5, "EDT": -4, "CST": -6, "CDT": -5, "MST": -7, "MDT": -6, "PST": -8, "PDT": -7, "HST": -10,
     "AKST": -9, "AKDT": -8, "WET": 0, "WEST": 1, "CET": 1, "CEST": 2, "EET": 2, "EEST": 3, "MSK": 3,
@@ -34,13 +33,16 @@ _ONE = {
 }  # fmt: skip
 # Words of several zones, or of zones that have changed
 _SEVERAL = frozenset({
-    "ADT", "AMT", "ART", "AST", "BRT", "BST", "COT", "GST", "IDT", "IRST", "IST", "PHT", "SGT", "TRT", "UZT",
+    "ADT", "ALMT", "AMT", "ART", "AST", "AZT", "BDT", "BRST", "BRT", "BST", "CHAST", "CLST", "CLT", "COT", "ECT",
+    "FJT", "GST", "ICT", "IDT", "IRDT", "IRKT", "IRST", "IST", "KGT", "KRAT", "LKT", "MAGT", "MMT", "MUT", "MVT",
+    "MYT", "NDT", "NOVT", "NPT", "NST", "OMST", "PHT", "PYST", "PYT", "SAMT", "SGT", "SLT", "THA", "TJT", "TMT",
+    "TRT", "UYT", "UZT", "VLAT", "YAKT", "YEKT",
 })  # fmt: skip
 
 
 def read_zone(text: str, at: int, *, behind_time: bool) -> tuple[tzinfo | str, int] | None:
-    """The zone that stands at a place of a text, and where it ends; None where none does. A zone that
-    may be several is the word itself. `behind_time`: words that are zones only behind a time are taken.
+    """The zone that stands at a place of a text, and where it ends; None where none does. A word is
+    itself (see `zone_of`). `behind_time`: names of countries and phrases are taken, too.
     """
     if (found := _OFFSET.match(text, at)) is not None:
         zone = _offset(found)
@@ -48,10 +50,21 @@ def read_zone(text: str, at: int, *, behind_time: bool) -> tuple[tzinfo | str, i
     if (found := _PLACE.match(text, at)) is not None:
         place = _place(found["name"])
         return None if place is None else (place, found.end())
+    return _named(text, at, behind_time=behind_time)
+
+
+def zone_of(word: str, own: str | None, own_zone: tzinfo) -> tzinfo | None:
+    """The zone that a word means: the college's own where that is called so at that time, else the one
+    that it means everywhere; None where it may be several.
+    """
+    if word == own:
+        return own_zone
+    return timezone(timedelta(hours=_ONE[word])) if word in _ONE else None
+
+
+def _named(text: str, at: int, *, behind_time: bool) -> tuple[tzinfo | str, int] | None:
     found = _WORD.match(text, at)
-    if found is not None and (word := found["word"].upper()) in _ONE:
-        return timezone(timedelta(hours=_ONE[word])), found.end()
-    if found is not None and (word in _SEVERAL or (behind_time and _OF_TIME.fullmatch(found["word"]))):
+    if found is not None and (word := found["word"].upper()) in _ONE.keys() | _SEVERAL:
         return word, found.end()
     if not behind_time:
         return None
@@ -75,14 +88,12 @@ def _end_of_the_same(text: str, at: int) -> int:
     """Where the zone ends that an offset names, if it is named once more behind it."""
     if (again := _AGAIN.match(text, at)) is not None:
         return again.end()
-    word = _WORD.match(text, at + 1 if text[at : at + 1] == " " else at)
-    if word is not None and word["word"].upper() in _ONE.keys() | _SEVERAL:
-        return word.end()
-    return at
+    named = _named(text, at + 1 if text[at : at + 1] == " " else at, behind_time=True)
+    return at if named is None else named[1]
 
 
 def _place(name: str) -> tzinfo | None:
     try:
-        return ZoneInfo(name)
+        return None if name == "Factory" else ZoneInfo(name)
     except (ValueError, OSError, KeyError):
         return None

@@ -493,7 +493,7 @@ def test_a_charset_that_the_body_does_not_have_is_named() -> None:
 
 def test_a_part_of_a_record_in_a_field_of_a_record() -> None:
     """Is not lost behind it; other texts in brackets are texts."""
-    for cut in ('[{"id": "B"', '{"id": "B', '[["x"', ' [ {"id'):
+    for cut in ('[{"id": "B"', '{"id": "B', '[["x"', ' [ {"id', ['{"id": "B"']):
         for write in (form, lambda *pairs: json.dumps(dict(pairs)).encode()):
             with pytest.raises(UnreadableBodyError, match="two meanings"):
                 read_payload(write(*RECORD.items(), ("data", cut)), "", b"")
@@ -518,6 +518,7 @@ def test_the_id_zero_is_an_id() -> None:
         (json.dumps([[RECORD, OTHER]]).encode(), [RECORD, OTHER]),
         (json.dumps({"data": [[RECORD], [OTHER]]}).encode(), [RECORD, OTHER]),
         (json.dumps([[1]]).encode(), [[1]]),
+        (json.dumps([[[RECORD]], [json.dumps(OTHER)]]).encode(), [RECORD, OTHER]),
         (form(("data[]", RECORD), ("data[]", OTHER)), [RECORD, OTHER]),
         (quote_plus(json.dumps({"data": [RECORD, OTHER]})).encode() + b"=", [RECORD, OTHER]),
     ],
@@ -534,3 +535,36 @@ def test_words_in_an_envelope_beside_records(body: bytes) -> None:
     """They may have been records."""
     with pytest.raises(UnreadableBodyError, match="should hold"):
         read_payload(body, "", b"")
+
+
+def test_the_names_of_libraries_are_known_where_loss_is_refused() -> None:
+    """In a query beside a body, in a file of a form."""
+    for query in (b'data[]={"id":"2"}', b'{"id":"2","Last_Name":"y"}=', b'{"id":"2","Last_Name":"y"}'):
+        with pytest.raises(UnreadableBodyError, match="query"):
+            read_payload(TEXT.encode(), "application/json", query)
+    body = (
+        parts(("data", [RECORD]), ("data[]", "@"))
+        .replace(b'"data[]"', b'"data[]"; filename="a"')
+        .replace(b"@", b"\xe9")
+    )
+    with pytest.raises(UnreadableBodyError, match="not written"):
+        read_payload(body, "multipart/form-data; boundary=b1", b"")
+
+
+def test_a_count_beside_the_records() -> None:
+    """Is no record that is lost."""
+    for body in (
+        {"data": [RECORD], "records": 1},
+        {"data": True, "records": [RECORD]},
+        {"data": [RECORD], "records": "1"},
+    ):
+        assert read_payload(json.dumps(body).encode(), "application/json", b"").records == [RECORD]
+
+
+@pytest.mark.parametrize(
+    "text", [" " * 300_000 + "x", "[" + " " * 300_000, '"' + " " * 300_000, "\ufeff" * 100_000 + "x"]
+)
+def test_no_text_in_a_field_holds_the_intake_up(text: str) -> None:
+    """What is tried on it takes as long as it is long; a limit of the test run would end what does not."""
+    record = {**RECORD, "payload": text}
+    assert read_payload(json.dumps(record).encode(), "application/json", b"").records == [record]
