@@ -99,7 +99,9 @@ class Keeping:
                 kind = type(value)
             if kind is dict or kind is list:
                 kept[key] = self._nested(value, fate, looked_up(value) if fate == _ID else None)
-            elif fate == _KEEP:
+            elif fate == _KEEP or (
+                fate == _OPEN and kind is str and value[:1].isalnum() and _is_plain(value)
+            ):
                 kept[key] = value
             else:
                 kept[key] = self._scalar(value, fate)
@@ -124,7 +126,7 @@ class Keeping:
         if fate == _OPEN:
             if not isinstance(value, str):
                 return value
-            return REDACTED if is_structured(value) or _ADDRESS.search(value) else value
+            return value if _is_plain(value) and not is_structured(value) else REDACTED
         return value if _is_id(value) and (fate == _ID or _has_figure(value)) else REDACTED
 
     def _nested(self, value: Any, fate: int, read: Any = None, *, in_list: bool = False) -> Any:
@@ -195,6 +197,11 @@ class Keeping:
 def _is_other_record(value: dict[str, Any], *, in_list: bool) -> bool:
     """Whether an object inside a record is another record, a lookup, and not a row of its own."""
     return has_id(value) and not (in_list and any(key.lower() == "parent_id" for key in value))
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a text holds neither an address nor a telephone number."""
+    return not (("@" in text or "+" in text) and _ADDRESS.search(text))
 
 
 def _is_id(value: Any, *, is_read: bool = False) -> bool:

@@ -29,7 +29,6 @@ from ledger.zoho.values import ID_NAMES, has_id, is_deeper, is_empty, is_structu
 
 MAX_DEPTH = 64
 ENVELOPES = ("data", "records", "payload", "arguments")
-_ENVELOPES = frozenset(ENVELOPES)
 _NAMED_AS_LIST = {f"{name}[]": name for name in ENVELOPES}  # as PHP and jQuery name repeated fields
 _SURE = ("data", "records")  # hook tools put words of their own into the others
 _OF_A_RECORD = frozenset({"Modified_Time", "Record_Status__s"})
@@ -144,10 +143,10 @@ def _as_text(data: bytes | str) -> str:
 def _check_twice(data: bytes | str) -> None:
     """Raises where one object holds the same envelope twice: a decoder keeps the last one only."""
     if isinstance(data, bytes):
-        may_be = any(data.count(name) > 1 for name in _QUOTED_BYTES) or b"\0" in data  # UTF-16
-        may_be = may_be or b"\\u006" in data or b"\\u007" in data  # letters of a name, escaped
+        is_escaped = b"\\" in data and (b"\\u006" in data or b"\\u007" in data)  # letters of a name
+        may_be = is_escaped or b"\0" in data or any(data.count(name) > 1 for name in _QUOTED_BYTES)  # UTF-16
     else:
-        may_be = any(data.count(name) > 1 for name in _QUOTED) or "\\u006" in data or "\\u007" in data
+        may_be = "\\u006" in data or "\\u007" in data or any(data.count(name) > 1 for name in _QUOTED)
     if may_be:
         json.loads(_as_text(data), parse_float=str, parse_int=str, object_pairs_hook=_refuse_twice)
 
@@ -371,7 +370,7 @@ class _Records:
     def _add_list(self, values: list[Any], *, gone: bool) -> None:
         records = self.payload.records
         for value in values:
-            if type(value) is dict and _ENVELOPES.isdisjoint(value):
+            if type(value) is dict and value.keys().isdisjoint(ENVELOPES):
                 if gone:
                     self.payload.deleted.add(len(records))
                 records.append(value)
