@@ -46,7 +46,7 @@ CSV_COLUMNS = (
     "position", "recorded_at", "entity", "zoho_id", "version", "topic", "status", "reason",
     "changes", "errors", "source", "delivery_id",
 )  # fmt: skip
-"""Behind these come `payload` where it is asked for, and `warnings`."""
+"""After these come `payload` where it is asked for, and `warnings`."""
 
 # As the document shows them; `Query` reads and checks them. The examples hold together: they find
 # the event of the enrollment that the sync endpoints have as their example.

@@ -22,7 +22,7 @@ from ledger.errors import DatabaseAwayError
 
 READY_SECONDS = 1.5
 STATUSES_SECONDS = 0.3
-"""So long `ready` waits for a look at the statuses; one that takes longer is seen at the next call."""
+"""How long `ready` waits for a look at the statuses. The next call sees what a longer look found."""
 _ASSETS = "/docs/assets"
 
 SWAGGER = SwaggerRenderPlugin(

@@ -36,7 +36,7 @@ AsOf = Annotated[
     parameter("an instant: the state as the ledger knew it then, inclusive", "2100-01-01T00:00:00Z"),
 ]
 AtPosition = Annotated[
-    str | None, parameter("a position: the state right behind that event (then without `as_of`)")
+    str | None, parameter("a position: the state right after that event (then without `as_of`)")
 ]
 State = Annotated[str | None, parameter(f"{one_of(_STATES)}; default {ACTIVE}", ACTIVE, name="state")]
 

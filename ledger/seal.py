@@ -55,8 +55,9 @@ def seal(
     """The event of a record, its `chain` still empty.
 
     A `Modified_Time` that is missing or more than ten minutes ahead states nothing: the
-    event has no `effective_at`, but for a deletion the time of receipt. Where the record moves under another key, the digests of the
-    values that it keeps are made anew, since digests compare under one key only.
+    event has no `effective_at`, but for a deletion the time of receipt. Where the record moves
+    under another key, the digests of the values that it keeps are made anew, since digests
+    compare under one key only.
     """
     problems = record.problems
     effective_at = record.modified_at

@@ -162,10 +162,10 @@ class CurrentState:
         if refused := self._refused(row, event, effective, merged, problems):
             return refused
 
+        row.own_position = event.position
+        if effective is not None:  # else no instant was stated, and the clock stays
+            row.effective_at = effective
         if merged.repeats and row.state == ACTIVE:  # nothing can follow from it
-            row.own_position = event.position
-            if effective is not None:
-                row.effective_at = effective
             merged.store(row)
             return Outcome("UNCHANGED", warnings=problems)
 
@@ -173,9 +173,6 @@ class CurrentState:
         after_needs = _needs(rules, merged.fields)
         waiting_for = tuple(n for n in after_needs if not _is_active(view, n))
         changes = merged.changes()
-        if effective is not None:  # else no instant was stated, and the clock stays
-            row.effective_at = effective
-        row.own_position = event.position
         merged.store(row)
         if row.created_at is None:
             row.created_at = event.recorded_at

@@ -30,7 +30,7 @@ class Period(msgspec.Struct, frozen=True):
 
     @property
     def ends(self) -> int | None:
-        """The first instant behind the last day."""
+        """The first instant after the last day."""
         if self.end is None or self.end == date.max:
             return None
         return _midnight(self.end + timedelta(days=1), self.zone)

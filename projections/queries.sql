@@ -490,9 +490,9 @@ select distinct o.entity, o.zoho_id
 insert into ledger.tracking (tenant_id, follower, notification_id) values ($1, $2, $3)
 on conflict do nothing;
 
--- statuses_besides: active and waiting records of one entity behind an id, bytewise, whose status is
+-- statuses_besides: active and waiting records of one entity after an id, bytewise, whose status is
 -- none of some words (lower case, without blanks); the last row has the id to go on behind, null where
--- there is nothing behind it
+-- nothing comes after it
 with page as materialized (
   select r.zoho_id, r.state, r.fields from ledger.records r
    where r.tenant_id = $1 and r.generation = $2 and r.entity = $3 and r.zoho_id > $4

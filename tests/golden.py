@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from ledger import migrate
-from ledger.database import Database
 from ledger.installation import open_installation
 from ledger.settings import Settings
 from ledger.vault import MasterKey
@@ -119,9 +118,8 @@ async def lay_out(admin: Any, before: str) -> None:
             )
 
 
-async def restore(admin: Any, database: Database, document: dict[str, Any]) -> None:
+async def restore(admin: Any, document: dict[str, Any]) -> None:
     """Writes a dump's rows into a database, under the tenant of the dump."""
-    del database
     for table in TABLES:
         for row in document["rows"][table]:
             places = ", ".join(f"${i}" for i in range(1, len(row) + 1))

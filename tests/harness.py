@@ -72,6 +72,19 @@ async def rebuild(
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def run_command(home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`sync-ledger` with these arguments; it must end by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "scripts.cli", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "LEDGER_HOME": str(home), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 class Ledger:
     """One tenant, without HTTP: posts go through the real reader and the real lane."""
 

@@ -35,7 +35,7 @@ _MARKS = frozenset(".,/-:'\u2013\u2014()")
 _CODE = re.compile(r"[A-Za-z]{3}")
 _SHORTENED = re.compile(r"(?:[^\W\d_]|/)$")
 _NO_CENTS = re.compile(r"[.,:/\u066b][-\u2013\u2014=]{1,2}|[.,\u066b]")
-# Behind a figure these make another one of it: 5k is not 5
+# After a figure these make another one of it: 5k is not 5
 _MAGNITUDES = frozenset({
     "k", "m", "mm", "mn", "mio", "mln", "bn", "mil", "bin", "thou", "tsd", "thsd", "tys", "lac", "lakh",
     "crore", "dozen", "\u0442\u044b\u0441", "\u043c\u043b\u043d", "\u0647\u0632\u0627\u0631", "\u4e07", "\u5343",
@@ -166,12 +166,9 @@ def _with_point(figure: str, currency: str | None) -> str:
     """
     if _ARABIC_POINT in figure:  # never a grouping
         whole, _, fraction = figure.partition(_ARABIC_POINT)
-        groups = re.split(r"[.,' ]", whole)
-        if not re.fullmatch(r"\d*", fraction) or (
-            len(groups) > 1 and not _THOUSANDS.fullmatch(",".join(groups))
-        ):
+        if not re.fullmatch(r"\d*", fraction):
             raise ValueError(figure)
-        return "".join(groups) + "." + fraction
+        return _joined(re.split(r"[.,' ]", whole)) + "." + fraction
     if " " in figure or "'" in figure:
         found = _BLANK_GROUPS.fullmatch(figure)
         if found is None:
@@ -191,9 +188,14 @@ def _with_point(figure: str, currency: str | None) -> str:
             groups, fraction = [*groups, fraction], ""
     elif separators.count(last) > 1:
         raise ValueError(figure)
+    return _joined(groups) + "." + fraction
+
+
+def _joined(groups: list[str]) -> str:
+    """The figure that groups make. Raises `ValueError` where they are no groups of thousands."""
     if len(groups) > 1 and not _THOUSANDS.fullmatch(",".join(groups)):
-        raise ValueError(figure)
-    return "".join(groups) + "." + fraction
+        raise ValueError(groups)
+    return "".join(groups)
 
 
 def _is_decimal(separator: str, currency: str | None) -> bool:

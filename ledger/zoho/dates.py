@@ -1,6 +1,6 @@
 """Days and instants as Zoho and people write them.
 
-A day is what was written; a time, a zone or AM/PM behind it is dropped for a date and
+A day is what was written; a time, a zone or AM/PM after it is dropped for a date and
 used for an instant. Numbers are epoch milliseconds (13 digits) or seconds (10 digits).
 Nothing is guessed: two dates, words, a year of no college, or a day of another order of
 figures are unreadable.
@@ -66,8 +66,8 @@ _SHORTEST = len("2026-06-24T06:00")
 
 
 class _Moment(msgspec.Struct):
-    """A day with what stands behind it. `zone` is None where none is named, and the word
-    itself where it may mean several.
+    """A day with what stands after it. `zone` is None where none is named, and the word
+    itself where a word names it.
     """
 
     day: date
@@ -90,9 +90,7 @@ def read_date(value: Any, order: str, zone: tzinfo) -> str:
             return value
     instant = _epoch(value)
     if instant is not None:
-        moment = _UNIX + timedelta(microseconds=instant)
-        _check_year(moment.year)
-        return moment.astimezone(zone).date().isoformat()
+        return clock.day(instant, zone).isoformat()
     return _moment(value, order, "a date").day.isoformat()
 
 
@@ -108,7 +106,6 @@ def read_instant(value: Any, order: str, zone: tzinfo) -> int:
                 return clock.from_datetime(moment if moment.tzinfo else moment.replace(tzinfo=zone))
     instant = _epoch(value)
     if instant is not None:
-        _check_year((_UNIX + timedelta(microseconds=instant)).year)
         return instant
     found = _moment(value, order, "an instant")
     try:
@@ -125,11 +122,10 @@ def read_instant(value: Any, order: str, zone: tzinfo) -> int:
         raise UnreadableError("is out of the range of instants") from None
 
 
-_UNIX = datetime(1970, 1, 1, tzinfo=UTC)
-
-
 def _epoch(value: Any) -> int | None:
-    """Microseconds, where a number or a text is epoch milliseconds or seconds."""
+    """Microseconds, where a number or a text is epoch milliseconds or seconds. Raises
+    `UnreadableError` for a year of no college.
+    """
     if isinstance(value, bool):
         return None
     if isinstance(value, Decimal):
@@ -141,7 +137,9 @@ def _epoch(value: Any) -> int | None:
     found = _EPOCH.fullmatch(western(visible(value)).strip())
     if found is None:
         return None
-    return int(Decimal(found[0]) * (1000 if len(found[1]) == 13 else 1_000_000))
+    instant = int(Decimal(found[0]) * (1000 if len(found[1]) == 13 else 1_000_000))
+    _check_year(clock.day(instant, UTC).year)
+    return instant
 
 
 def _check_year(year: int) -> None:
@@ -165,8 +163,8 @@ def _moment(value: Any, order: str, what: str) -> _Moment:
 
 
 def _day(found: re.Match[str], order: str) -> date:
-    """The day that the figures and words mean. Groups that end in the same figure are of one form."""
-    part = {name[:-1]: text for name, text in found.groupdict().items() if text is not None}
+    """The day that the figures and words mean."""
+    part = _parts(found)
     if "a" in part:
         return _ordered(int(part["y"]), int(part["a"]), int(part["b"]), order)
     year, day = int(part["y"]), int(part["d"])
@@ -176,6 +174,11 @@ def _day(found: re.Match[str], order: str) -> date:
         return date(year, month, day)
     except ValueError:
         raise UnreadableError("is not a date of the calendar") from None
+
+
+def _parts(found: re.Match[str]) -> dict[str, str]:
+    """The groups that were found, without the figure that tells of which form each is."""
+    return {name[:-1]: text for name, text in found.groupdict().items() if text is not None}
 
 
 def _ordered(year: int, first: int, second: int, order: str) -> date:
@@ -194,12 +197,12 @@ def _ordered(year: int, first: int, second: int, order: str) -> date:
 
 
 def _tail(text: str, at: int, moment: _Moment, problem: UnreadableError, *, is_iso: bool) -> None:
-    """Reads what stands behind the day: a time, then a zone, then nothing."""
+    """Reads what stands after the day: a time, then a zone, then nothing."""
     if (found := _BETWEEN.match(text, at)) is not None:
         at = found.end()
     if (found := _TIME.match(text, at)) is not None:
         if found["h3"] and not (is_iso or text[at - 1] in "tT"):
-            raise problem  # six figures behind a blank are a time where the rest is ISO, too
+            raise problem  # six figures after a blank are a time only after an ISO day
         _set_time(found, moment, problem)
         at = found.end()
     at = _blank(text, at)
@@ -214,8 +217,7 @@ def _blank(text: str, at: int) -> int:
 
 
 def _set_time(found: re.Match[str], moment: _Moment, problem: UnreadableError) -> None:
-    # groups that end in different figures are of different forms
-    part = {name[:-1]: text for name, text in found.groupdict().items() if text is not None}
+    part = _parts(found)
     if "h" not in part:
         return
     hour, minute, second = (int(part.get(name, 0)) for name in ("h", "m", "s"))

@@ -19,6 +19,7 @@ from ledger.zoho.values import (
     UnreadableError,
     container_in,
     decoded_in,
+    has_figure,
     has_id,
     is_empty,
     is_shown,
@@ -127,7 +128,7 @@ class Keeping:
             if not isinstance(value, str):
                 return value
             return value if _is_plain(value) and not is_structured(value) else REDACTED
-        return value if _is_id(value) and (fate == _ID or _has_figure(value)) else REDACTED
+        return value if _is_id(value) and (fate == _ID or has_figure(str(value))) else REDACTED
 
     def _nested(self, value: Any, fate: int, read: Any = None, *, in_list: bool = False) -> Any:
         """What is kept of an object or a list below a key of this fate, and of what stands in them.
@@ -211,7 +212,3 @@ def _is_id(value: Any, *, is_read: bool = False) -> bool:
     except UnreadableError:
         return False
     return found is None or is_read or not is_shown(found)
-
-
-def _has_figure(value: Any) -> bool:
-    return any(c.isdecimal() for c in str(value))

@@ -25,9 +25,8 @@ from ledger.errors import TooLargeError, UnreadableBodyError
 from ledger.texts import visible
 from ledger.zoho.charsets import ANY, UTF_8, Charset, named_charset, with_mark
 from ledger.zoho.records import Reader, Record, says_deleted
-from ledger.zoho.values import ID_NAMES, has_id, is_deeper, is_empty, is_structured
+from ledger.zoho.values import ID_NAMES, MAX_DEPTH, has_id, is_deeper, is_empty, is_structured
 
-MAX_DEPTH = 64
 ENVELOPES = ("data", "records", "payload", "arguments")
 _NAMED_AS_LIST = {f"{name}[]": name for name in ENVELOPES}  # as PHP and jQuery name repeated fields
 _SURE = ("data", "records")  # hook tools put words of their own into the others
@@ -186,7 +185,7 @@ def _unusual(found: _Records, body: bytes, content_type: str, query: bytes) -> N
         return
     told = multipart.parse_options_header(content_type)[1].get("boundary", "")
     if stripped.startswith(b"--") or (told and b"\n--" + told.encode() in stripped):
-        found.add_form(_multipart(stripped, content_type, charset))
+        found.add_form(_multipart(stripped, told, charset))
         return
     if body[:2] == b"\x1f\x8b":
         raise UnreadableBodyError("the body is compressed: send it plain")
@@ -252,14 +251,14 @@ def _said_by_a_field(fields: Iterable[tuple[Any, bytes]], charset: Charset) -> C
     return charset
 
 
-def _multipart(body: bytes, content_type: str, charset: Charset) -> Fields:
-    told = multipart.parse_options_header(content_type)[1].get("boundary", "")
+def _multipart(body: bytes, told: str, charset: Charset) -> Fields:
+    """The fields of a multipart form. `told`: the boundary that the content type names."""
     seen = body.split(b"\n", 1)[0].strip()[2:].decode("latin-1")
     reason: Exception | None = None
     for boundary in dict.fromkeys((told or seen, seen)):  # what the header says may be wrong
-        behind = body.partition(f"\n--{boundary}--".encode())[2]
-        if f"\n--{boundary}".encode() in behind:
-            raise UnreadableBodyError("the multipart form goes on behind its end: send one form")
+        rest = body.partition(f"\n--{boundary}--".encode())[2]
+        if f"\n--{boundary}".encode() in rest:
+            raise UnreadableBodyError("the multipart form goes on after its end: send one form")
         try:
             if parts := _parts(body, boundary):
                 return _fields(parts, charset)
@@ -355,7 +354,8 @@ class _Records:
 
     def add_form(self, fields: Fields) -> None:
         """What a form says: a record, or envelopes as JSON text. A field that comes twice with
-        two values is a list of both; an empty one and an equal one count for nothing. Raises `UnreadableBodyError`.
+        two values is a list of both; an empty one and an equal one count for nothing. Raises
+        `UnreadableBodyError`.
         """
         texts: dict[str, dict[str, None]] = {}
         for name, text in fields:
@@ -368,12 +368,9 @@ class _Records:
         self._add_object(record, pairs, gone=False, whole=True)
 
     def _add_list(self, values: list[Any], *, gone: bool) -> None:
-        records = self.payload.records
         for value in values:
             if type(value) is dict and value.keys().isdisjoint(ENVELOPES):
-                if gone:
-                    self.payload.deleted.add(len(records))
-                records.append(value)
+                self._add_record(value, gone=gone)
             else:
                 self._add(value, gone=gone)
 

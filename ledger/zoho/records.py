@@ -272,7 +272,7 @@ def _read_person(raw: dict[str, Any], name: str) -> str | None:
     """A lookup to a person in a record that no key seals: a name never counts as an id."""
     found = values.read_lookup(raw[name])
     is_bare = not isinstance(values.single(raw[name]), dict)
-    if found is not None and (values.is_shown(found) or (is_bare and not any(map(str.isdecimal, found)))):
+    if found is not None and (values.is_shown(found) or (is_bare and not values.has_figure(found))):
         raise UnreadableError(values.SHOWN)
     return found
 

@@ -26,7 +26,7 @@ _PREFIX = "zcrm_"  # old Deluge and Analytics exports write zcrm_<id>
 _NOTHING_BUT_PLACEHOLDERS = re.compile(r"\s*(?:\$\{[^}]*\}\s*)+")
 _EMPTY = frozenset({"", "null", "-None-"})
 _SPREADSHEET = re.compile(r"\d+(?:[.,]\d+[eE][+-]?|[eE]\+)\d+|\d{16,}[.,]0+")  # 7.01E+17
-_MAX_DEPTH = 64
+MAX_DEPTH = 64
 SHOWN = "looks like a display name or an address, not like an id"
 _OF_THE_ROW = frozenset({"owner", "layout", "created_by", "modified_by", "parent_id"})
 _decode = msgspec.json.Decoder(float_hook=Decimal).decode
@@ -173,14 +173,14 @@ def read_lookup(value: Any) -> str | None:
         raise UnreadableError(f"should be one lookup, is {masked(value)}")
     value = _target(value)
     if isinstance(value, dict):
-        return own_id(value)
+        return _own_id(value)
     found = read_id(value)
     if found is not None and is_shown(found):
         raise UnreadableError(SHOWN)
     return found
 
 
-def own_id(value: dict[str, Any]) -> str | None:
+def _own_id(value: dict[str, Any]) -> str | None:
     """The first of an object's ids that is readable and not empty. Raises `UnreadableError`."""
     if not has_id(value):
         raise UnreadableError("is a lookup without an id")
@@ -201,6 +201,11 @@ def has_id(value: dict[str, Any]) -> bool:
     return "id" in value or "ID" in value
 
 
+def has_figure(text: str) -> bool:
+    """Whether a figure of any script stands in a text: a name has none."""
+    return any(map(str.isdecimal, text))
+
+
 def is_shown(text: str) -> bool:
     """Whether a text is one for people, a name, an address or a telephone number, so no id."""
     return "@" in text or text[:1] == "+" or len(text.split()) > 1
@@ -216,12 +221,12 @@ def decoded_in(value: Any) -> Any:
     if type(value) is not str or value[:1].isalnum() or not is_structured(value):
         return value
     found: Any = value
-    for _ in range(_MAX_DEPTH):
+    for _ in range(MAX_DEPTH):
         if not isinstance(found, str) or not is_structured(found):
             break
         if (found := _json(visible(found).strip())) is _NOTHING:
             return value
-    if not isinstance(found, dict | list) or is_deeper(found, _MAX_DEPTH):
+    if not isinstance(found, dict | list) or is_deeper(found, MAX_DEPTH):
         return value
     return decoded_in(found)
 

@@ -1,4 +1,4 @@
-"""Zones as people and machines write them behind a day or a time."""
+"""Zones as people and machines write them after a day or a time."""
 
 from __future__ import annotations
 
@@ -40,6 +40,9 @@ _SEVERAL = frozenset({
 })  # fmt: skip
 
 
+_WORDS = _ONE.keys() | _SEVERAL
+
+
 def read_zone(text: str, at: int, *, behind_time: bool) -> tuple[tzinfo | str, int] | None:
     """The zone that stands at a place of a text, and where it ends; None where none does. A word is
     itself (see `zone_of`). `behind_time`: names of countries and phrases are taken, too.
@@ -64,7 +67,7 @@ def zone_of(word: str, own: str | None, own_zone: tzinfo) -> tzinfo | None:
 
 def _named(text: str, at: int, *, behind_time: bool) -> tuple[tzinfo | str, int] | None:
     found = _WORD.match(text, at)
-    if found is not None and (word := found["word"].upper()) in _ONE.keys() | _SEVERAL:
+    if found is not None and (word := found["word"].upper()) in _WORDS:
         return word, found.end()
     if not behind_time:
         return None
@@ -85,7 +88,7 @@ def _offset(found: re.Match[str]) -> tzinfo | None:
 
 
 def _end_of_the_same(text: str, at: int) -> int:
-    """Where the zone ends that an offset names, if it is named once more behind it."""
+    """Where the zone ends that an offset names, if it is named once more after it."""
     if (again := _AGAIN.match(text, at)) is not None:
         return again.end()
     named = _named(text, at + 1 if text[at : at + 1] == " " else at, behind_time=True)

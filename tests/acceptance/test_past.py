@@ -22,7 +22,7 @@ import pytest
 
 from ledger.installation import open_installation
 from ledger.settings import Settings
-from tests.harness import ROOT, Ledger, Server
+from tests.harness import ROOT, Ledger, Server, run_command
 
 
 @pytest.fixture
@@ -39,15 +39,7 @@ def client(server: Server, tenant: str) -> Iterator[httpx.Client]:
 
 def command(home: Path, tenant: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`sync-ledger` beside the running server."""
-    return subprocess.run(
-        [sys.executable, "-m", "scripts.cli", *arguments, "--tenant", tenant],
-        cwd=ROOT,
-        env={**os.environ, "LEDGER_HOME": str(home)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_command(home, *arguments, "--tenant", tenant)
 
 
 def test_as_of(client: httpx.Client) -> None:

@@ -8,8 +8,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +22,7 @@ from ledger.embedded import Embedded, find_bindir
 from ledger.errors import ConfigurationError, DatabaseAwayError
 from ledger.installation import Installation, open_installation
 from ledger.settings import Settings
-from tests.harness import ROOT, Ledger, Server, statuses
+from tests.harness import Ledger, Server, run_command, statuses
 
 PROGRAM = {"id": "P", "Product_Name": "x"}
 
@@ -53,19 +51,6 @@ def wait_for_end(pid: int) -> None:
 
     while is_running(pid):
         time.sleep(0.02)
-
-
-def run(home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`sync-ledger` with these arguments; it must end by itself."""
-    return subprocess.run(
-        [sys.executable, "-m", "scripts.cli", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "LEDGER_HOME": str(home), **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def test_killed_server_leaves_no_orphan(own_home: Path) -> None:
@@ -304,7 +289,7 @@ def test_wrong_settings(
     own_home: Path, environment: dict[str, str], arguments: tuple[str, ...], named: str
 ) -> None:
     """One line that names the variable, exit 1, no traceback, no secret."""
-    done = run(own_home, "serve", "--port", "0", *arguments, **environment)
+    done = run_command(own_home, "serve", "--port", "0", *arguments, **environment)
     assert done.returncode == 1
     assert named in done.stderr
     assert "Traceback" not in done.stderr
@@ -335,7 +320,7 @@ def test_wrong_tenants_file(own_home: Path, text: str, named: str) -> None:
     """One line that names the place in the file."""
     file = own_home / "tenants.toml"
     file.write_text(text)
-    done = run(own_home, "serve", "--port", "0", TENANTS_FILE=str(file))
+    done = run_command(own_home, "serve", "--port", "0", TENANTS_FILE=str(file))
     assert done.returncode == 1
     assert named in done.stderr
     assert "TENANTS_FILE" in done.stderr
@@ -375,7 +360,7 @@ def test_tenants_file(own_home: Path) -> None:
 def test_help() -> None:
     """Every command explains itself with an example."""
     for arguments in (("--help",), ("serve", "--help")):
-        done = run(Path("/tmp"), *arguments)
+        done = run_command(Path("/tmp"), *arguments)
         assert done.returncode == 0
         assert "sync-ledger" in done.stdout
     assert "Example" in done.stdout
@@ -439,7 +424,7 @@ def test_binaries(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_home_that_nobody_may_enter(own_home: Path) -> None:
     """As root, refused in one line."""
     own_home.chmod(0o700)
-    done = run(own_home / "inner", "serve", "--port", "0")
+    done = run_command(own_home / "inner", "serve", "--port", "0")
     assert done.returncode == 1
     assert "cannot be entered" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,7 @@ import httpx
 import pytest
 
 from ledger.embedded import Embedded
-from tests.harness import ROOT, Server, results
+from tests.harness import Server, results, run_command
 
 STUDENT = {"id": "S1", "Last_Name": "N", "Status": "Active"}
 CLASS = {"id": "C1", "Class_Name": "Maths", "status": "Approved"}
@@ -65,15 +62,7 @@ def unknown(client: httpx.Client) -> list[tuple[str, str, int]]:
 
 def command(home: Path, *arguments: str, **environment: str) -> str:
     """What `sync-ledger` prints beside the running server."""
-    done = subprocess.run(
-        [sys.executable, "-m", "scripts.cli", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "LEDGER_HOME": str(home), **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_command(home, *arguments, **environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

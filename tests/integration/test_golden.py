@@ -37,7 +37,7 @@ async def test_golden_dump(path: Path, installation: Installation, database: Dat
         ConnectionSettings(installation.embedded.dsn(), password=installation.embedded.password())
     )
     try:
-        await restore(admin, database, document)
+        await restore(admin, document)
     finally:
         await admin.execute("delete from ledger.tenants where tenant_id = $1", document["tenant"])
         await admin.close()

@@ -76,7 +76,7 @@ async def test_a_ledger_of_an_earlier_release(
     document = json.loads(path.read_text())
     tenant, key = document["tenant"], document["master_key"]
     await lay_out(empty_database, before="0006")
-    await restore(empty_database, None, document)  # type: ignore[arg-type]
+    await restore(empty_database, document)
     settings = Settings(home=own_home, master_key=Secret(key))
     for _ in range(2):
         opened = await open_installation(settings)
@@ -197,7 +197,7 @@ async def test_the_lists_are_the_college_s(ledger: Ledger) -> None:
         ({"known_statuses": statuses.words(["on  LEAVE"])}, set()),
         ({"inactive_statuses": statuses.words(["On leave"])}, {("student", "Withdrawn", 1)}),
     ):
-        own = TenantSettings(moodle=MoodleSettings(**given))  # type: ignore[arg-type]
+        own = TenantSettings(moodle=MoodleSettings(**given))
         settings = msgspec.structs.replace(SETTINGS, tenants={ledger.tenant: own})
         assert words_of(await UnknownStatuses(ledger.database, settings).of(ledger.tenant)) == expected
     await ledger.post("students", {"id": "S1", "Status": "Blocked"})

@@ -33,7 +33,7 @@ async def test_head_stops_a_stream_at_its_first_part() -> None:
     made = []
 
     async def endless(scope: Scope, receive: Receive, send: Send) -> None:
-        assert scope["method"] == "GET"  # type: ignore[typeddict-item]
+        assert scope["method"] == "GET"
         await send({"type": "http.response.start", "status": 200, "headers": []})
         while True:
             made.append(b"part")
