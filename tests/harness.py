@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typing import Any, Self
 
 import httpx
 import msgspec
+import pytest
 
 from api.answers import renderer
 from ledger.database import Database
@@ -70,6 +72,18 @@ async def rebuild(
 
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def need(program: str) -> str:
+    """The path of a program that a test cannot do without. Without it the test is skipped, or
+    fails where `TEST_REQUIRES` (names with blanks between them) asks for the program.
+    """
+    path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
+    if path is None and program in os.environ.get("TEST_REQUIRES", "").split():
+        pytest.fail(f"{program} is not installed, and TEST_REQUIRES asks for it")
+    if path is None:
+        pytest.skip(f"{program} is not installed")
+    return path
 
 
 def run_command(home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
