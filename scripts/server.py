@@ -35,6 +35,7 @@ from projections.rebuild import Replay, bring_up_to_date
 from projections.summary import Summary
 from scripts.output import one_line
 from scripts.processes import OneProcess, Workers
+from scripts.streams import open_standard_streams
 
 SHUTDOWN_SECONDS = 8
 BACKLOG = 2048
@@ -165,9 +166,10 @@ class WorkerApp:
             await send({"type": "lifespan.startup.failed"})
 
     async def _open(self) -> None:
-        configure_logging(self._settings.log_level)
         if os.getpid() != self._parent:
+            open_standard_streams()
             die_with(self._parent, signal.SIGTERM)
+        configure_logging(self._settings.log_level)
         self._installation = await open_installation(self._settings)
         self._app = create_app(self._installation, moodle_worker=self._moodle_worker)
         # what exists now lives as long as the process: the collector need not look at it
