@@ -138,17 +138,21 @@ class Embedded:
             descriptor = os.open(self.home / "users", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for a supervisor that is stopping
             self._users = descriptor
-        self.ensure(tell)
+        self.ensure(tell=tell)
 
-    def ensure(self, tell: Callable[[str], None] = lambda _: None) -> None:
-        """Starts a supervisor where none runs, and waits until PostgreSQL is ready.
+    def ensure(
+        self, given_up: threading.Event | None = None, tell: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """Starts a supervisor where none runs, and waits until PostgreSQL is ready, or until
+        `given_up` is set.
 
         Raises `ConfigurationError` with the supervisor's reason where it gives up.
         Crash recovery may take as long as it needs.
         """
         said = False
+        given_up = given_up or threading.Event()
         supervisor: subprocess.Popen[bytes] | None = None
-        while not self.is_ready():
+        while not given_up.is_set() and not self.is_ready():
             if not said:
                 tell("starting the embedded PostgreSQL")
                 said = True
@@ -158,7 +162,7 @@ class Embedded:
                 if supervisor is not None and supervisor.returncode != 0:
                     raise ConfigurationError(self._reason())
                 supervisor = self._spawn()
-            time.sleep(_POLL_SECONDS)
+            given_up.wait(_POLL_SECONDS)
 
     def stop_using(self) -> None:
         """Gives up the user's lock; the last one to do so stops PostgreSQL."""

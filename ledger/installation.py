@@ -13,8 +13,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ledger import embedded, migrate
 from ledger.anchor import new_signing_key, read_signing_key
-from ledger.database import ConnectionSettings, Database, connect
+from ledger.database import LIMITS, ConnectionSettings, Database, Limits, connect
 from ledger.errors import ConfigurationError, DatabaseAwayError
+from ledger.outage import Outage
 from ledger.settings import Settings, decode_master_key
 from ledger.store import create_tenant, with_first_statuses
 from ledger.vault import MasterKey
@@ -23,6 +24,8 @@ APP_ROLE = "sync_ledger_app"
 SIGNING_KEY = "signing.pem"
 START_SECONDS = 15.0
 """So long a start waits for a connection: a database that is busy with a checkpoint is slow."""
+PATIENT = Limits(connect=START_SECONDS, patience=5.0, probe=START_SECONDS)
+"""Of long work, which would rather wait for a busy database than end."""
 
 
 class Installation(msgspec.Struct):
@@ -34,6 +37,7 @@ class Installation(msgspec.Struct):
     master_key: MasterKey
     application: ConnectionSettings
     embedded: embedded.Embedded | None = None
+    outage: Outage = msgspec.field(default_factory=Outage)
 
     def signing_key(self) -> Ed25519PrivateKey:
         """The key that signs anchors. Raises `ConfigurationError`."""
@@ -48,14 +52,14 @@ class Installation(msgspec.Struct):
         return read_signing_key(pem, f"LEDGER_SIGNING_KEY_FILE: {file}")
 
     def database(self, *, size: int = 8, patient: bool = False) -> Database:
-        """A pool under the application's role; not yet open. `patient`: for long work, which
-        would rather wait for a busy database than end.
-        """
-        repair = self.embedded.ensure if self.embedded else None
-        if patient:
-            settings = self.application.patient(START_SECONDS)
-            return Database(settings, size=size, on_failure=repair, probe_seconds=START_SECONDS)
-        return Database(self.application, size=size, on_failure=repair)
+        """A pool under the application's role; not yet open. `patient`: for long work."""
+        return Database(
+            self.application,
+            size=size,
+            on_failure=self.embedded.ensure if self.embedded else None,
+            limits=PATIENT if patient else LIMITS,
+            outage=self.outage,
+        )
 
     def close(self) -> None:
         """Gives the embedded PostgreSQL up."""
