@@ -100,8 +100,7 @@ def _from_http(_: Request[Any, Any, Any], error: HTTPException) -> Response[byte
     return respond(ProblemError(error.status_code, detail, headers))
 
 
-def _from_away(_: Request[Any, Any, Any], error: DatabaseAwayError) -> Response[bytes]:
-    log.warning("database away", reason=str(error))
+def _from_away(_: Request[Any, Any, Any], __: DatabaseAwayError) -> Response[bytes]:
     return respond(away())
 
 

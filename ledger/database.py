@@ -120,7 +120,8 @@ def telling_apart(connection: Connection | None = None) -> Iterator[None]:
         raise
     except Exception as error:
         if _is_away(error) or (connection is not None and connection.is_closed()):
-            raise DatabaseAwayError(f"{type(error).__name__}: {error}") from error
+            why = getattr(connection, "given_up", None)
+            raise DatabaseAwayError(why or f"{type(error).__name__}: {error}") from error
         raise
 
 
@@ -182,6 +183,8 @@ class _Watched(asyncpg.Connection):
         self.ticks = 0
         self.doubt: Any = None
         """The server's word on this session where it did nothing while it was waited for."""
+        self.given_up: str | None = None
+        """Why it was terminated while its server was waited for."""
         self.close_seconds = LIMITS.close
 
     @property
@@ -259,15 +262,17 @@ class _Watch:
 
     async def _look(self, suspects: list[_Watched]) -> None:
         asked = [(connection, connection.statement) for connection in suspects]
-        silent = suspects
+        silent, why = suspects, "the server gives no word"
         try:
             silent = await within(self._limits.probe, self._silent(asked))
+            why = "a connection has fallen silent"
         except asyncpg.TooManyConnectionsError:
             return  # a server that is full has answered
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             pass
         for connection, statement in asked:
             if connection in silent and connection.waits and connection.statement == statement:
+                connection.given_up = why
                 connection.terminate()
         if silent:
             await self._given_up()
@@ -307,11 +312,17 @@ async def _prepared(*dsn: str, **options: Any) -> _Watched:
     return connection
 
 
-async def _reset(connection: Connection) -> None:
-    # Nothing outlives a transaction here, so there is nothing to reset but a
-    # transaction that was left open (asyncpg's own reset costs a round trip).
-    if connection.is_in_transaction():
-        await connection.execute("rollback")
+async def _reset(_: Connection) -> None:
+    """Nothing outlives a transaction here, and asyncpg's own reset costs a round trip."""
+
+
+async def _roll_back(connection: Connection) -> None:
+    """Ends a transaction that was left open. Raises nothing."""
+    if not connection.is_closed() and connection.is_in_transaction():
+        try:
+            await connection.execute("rollback")
+        except Exception:  # noqa: BLE001  (whatever it is, the connection is no longer to be used)
+            connection.terminate()
 
 
 class Database:
@@ -411,12 +422,14 @@ class Database:
             except asyncpg.InterfaceError as error:
                 raise DatabaseAwayError(f"the pool: {error}") from error
             connection: Connection = acquired[0].itself
-            with self.using(connection):
-                yield connection
+            try:
+                with self.using(connection):
+                    yield connection
+            finally:
+                await _roll_back(connection)
         finally:
             for proxy in acquired:
-                with contextlib.suppress(Exception):  # a connection that cannot be reset is terminated
-                    await pool.release(proxy)
+                await pool.release(proxy)
 
     @contextmanager
     def using(self, connection: Connection) -> Iterator[None]:
@@ -448,7 +461,7 @@ class Database:
         """
         async with self.connection() as connection:
             await connection.execute(begin(tenant_id, snapshot=snapshot))
-            yield connection  # where this raises, the release rolls back
+            yield connection  # where this raises, it is rolled back
             await connection.execute("commit")
 
     def _begin_repair(self) -> None:

@@ -10,24 +10,30 @@ import structlog
 log = structlog.get_logger()
 
 REMIND_SECONDS = 60.0
+SETTLE_SECONDS = 3.0
+"""After so long without a failure the outage is over: connections are lost one by one."""
 
 
 class Outage:
     """Whether the database is away now. One for all that works on a database in a process."""
 
     def __init__(
-        self, remind_seconds: float = REMIND_SECONDS, now: Callable[[], float] = time.monotonic
+        self,
+        remind_seconds: float = REMIND_SECONDS,
+        settle_seconds: float = SETTLE_SECONDS,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._remind_seconds = remind_seconds
+        self._settle_seconds = settle_seconds
         self._now = now
         self._since: float | None = None
-        self._remind_at = 0.0
+        self._remind_at = self._failed_at = 0.0
         self._failures = 0
         self._why: str | None = None
 
     def failed(self, reason: str) -> None:
         """Something could not be done, or its outcome is not known."""
-        now = self._now()
+        now = self._failed_at = self._now()
         self._failures += 1
         if self._since is None:
             self._since = now
@@ -45,11 +51,10 @@ class Outage:
 
     def worked(self) -> None:
         """Something was done."""
-        if self._since is not None:
-            log.warning(
-                "the database is back", seconds=round(self._now() - self._since, 1), failures=self._failures
-            )
-            self._since, self._failures, self._why = None, 0, None
+        if self._since is None or (now := self._now()) < self._failed_at + self._settle_seconds:
+            return
+        log.warning("the database is back", seconds=round(now - self._since, 1), failures=self._failures)
+        self._since, self._failures, self._why = None, 0, None
 
     def not_repaired(self, reason: str) -> None:
         """What would bring the database back has failed."""

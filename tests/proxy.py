@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
+T = TypeVar("T")
 Loses = Literal["both ways", "to the server", "to the client"]
 
 
@@ -49,12 +51,12 @@ class Proxy:
 
         async def mute() -> None:
             for directions in self._lost.values():
-                directions |= {"to the server", "to the client"} if loses == "both ways" else {loses}
+                directions.update({"to the server", "to the client"} if loses == "both ways" else {loses})
             self._refuses = new_ones
 
         self._call(mute())
 
-    def _call(self, coroutine):  # type: ignore[no-untyped-def]
+    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
