@@ -121,7 +121,8 @@ def telling_apart(connection: Connection | None = None) -> Iterator[None]:
     except Exception as error:
         if _is_away(error) or (connection is not None and connection.is_closed()):
             why = getattr(connection, "given_up", None)
-            raise DatabaseAwayError(why or f"{type(error).__name__}: {error}") from error
+            said = f"{type(error).__name__}: {error}".partition("\n")[0]  # what follows may show values
+            raise DatabaseAwayError(why or said) from error
         raise
 
 
@@ -145,7 +146,9 @@ def _is_away(error: Exception) -> bool:
         # with these severities the server has ended the session, whatever the reason
         gone = getattr(error, "severity_en", None) or getattr(error, "severity", None)
         return gone in {"FATAL", "PANIC"} or state[:2] in _AWAY_CLASSES or state in _AWAY_STATES
-    return isinstance(error, OSError)  # `TimeoutError` is one
+    # asyncpg loses its way on a connection whose server ends the session unasked; `TimeoutError` is an
+    # `OSError`
+    return isinstance(error, OSError | asyncpg.InternalClientError)
 
 
 P = ParamSpec("P")
@@ -248,7 +251,10 @@ class _Watch:
             await asyncio.sleep(self._limits.patience / _TICKS)
             self._connections = {c for c in self._connections if not c.is_closed()}
             if suspects := [c for c in self._connections if self._is_due(c)]:
-                await self._look(suspects)
+                try:
+                    await self._look(suspects)
+                except Exception:  # nobody else looks
+                    log.exception("connections could not be looked at")
 
     @staticmethod
     def _is_due(connection: _Watched) -> bool:
@@ -268,7 +274,7 @@ class _Watch:
             why = "a connection has fallen silent"
         except asyncpg.TooManyConnectionsError:
             return  # a server that is full has answered
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
             pass
         for connection, statement in asked:
             if connection in silent and connection.waits and connection.statement == statement:

@@ -40,6 +40,8 @@ _PORT = 5432  # names the socket file only
 _SOCKET_PATH_LIMIT = 100  # sun_path holds 108 bytes on Linux, 104 on macOS
 _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.05
+STOP_SECONDS = 30.0
+"""So long a clean end of PostgreSQL may take; then it ends at once, and recovers at the next start."""
 _MB = 1024 * 1024
 
 _SERVER_SETTINGS = {
@@ -136,9 +138,33 @@ class Embedded:
         _make_home(self.home)
         if self._users is None:
             descriptor = os.open(self.home / "users", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for a supervisor that is stopping
+            try:
+                self._join(descriptor, tell)
+            except BaseException:
+                os.close(descriptor)
+                raise
             self._users = descriptor
         self.ensure(tell=tell)
+
+    def _join(self, descriptor: int, tell: Callable[[str], None]) -> None:
+        """Takes the users' lock, which a supervisor that is stopping has for itself."""
+        give_up = time.monotonic() + 2 * STOP_SECONDS
+        said = False
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > give_up:
+                    raise ConfigurationError(
+                        f"the embedded PostgreSQL of {self.home} was told to stop and has not: end its "
+                        f"processes, or start the machine anew (see {self.home}/supervisor.log)"
+                    ) from None
+                if not said:
+                    tell("waiting for the embedded PostgreSQL, which is stopping")
+                    said = True
+                time.sleep(_POLL_SECONDS)
+            else:
+                return
 
     def ensure(
         self, given_up: threading.Event | None = None, tell: Callable[[str], None] = lambda _: None
@@ -303,6 +329,9 @@ class _Supervisor:
         self._stopping.set()
         if self._postgres is not None and self._postgres.poll() is None:
             self._postgres.send_signal(signal.SIGINT)  # fast shutdown
+            cut_off = threading.Timer(STOP_SECONDS, self._postgres.send_signal, [signal.SIGQUIT])
+            cut_off.daemon = True
+            cut_off.start()
 
     def _start(self) -> subprocess.Popen[bytes]:
         options = {

@@ -15,7 +15,7 @@ SETTLE_SECONDS = 3.0
 
 
 class Outage:
-    """Whether the database is away now. One for all that works on a database in a process."""
+    """Whether the database works now. One for all that works on a database in a process."""
 
     def __init__(
         self,
@@ -37,10 +37,10 @@ class Outage:
         self._failures += 1
         if self._since is None:
             self._since = now
-            log.error("the database is away", reason=reason)
+            log.error("the database does not work", reason=reason)
         elif now >= self._remind_at:
             log.error(
-                "the database is still away",
+                "the database still does not work",
                 reason=reason,
                 seconds=round(now - self._since),
                 failures=self._failures,
@@ -53,7 +53,7 @@ class Outage:
         """Something was done."""
         if self._since is None or (now := self._now()) < self._failed_at + self._settle_seconds:
             return
-        log.warning("the database is back", seconds=round(now - self._since, 1), failures=self._failures)
+        log.warning("the database works again", seconds=round(now - self._since, 1), failures=self._failures)
         self._since, self._failures, self._why = None, 0, None
 
     def not_repaired(self, reason: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -90,6 +91,48 @@ def test_the_end_comes_while_the_network_is_silent(far: Server, proxy: Proxy, te
         for post in posts:
             with contextlib.suppress(httpx.TransportError):  # it came too late
                 assert post.result().status_code == 503
+
+
+async def test_sessions_that_the_server_ends(far: Server, admin: asyncpg.Connection, tenant: str) -> None:
+    """Again and again, wherever a request is: it is done or refused, and nobody gets a 500."""
+    await asyncio.to_thread(many_connections, far, tenant)
+    with far.client(tenant) as first:
+        first.post("/v1/sync/programs", json=PROGRAM)
+    asking = True
+
+    async def ask(client: httpx.AsyncClient, method: str, path: str) -> set[int]:
+        codes = set()
+        while asking:
+            codes.add((await client.request(method, path, json=PROGRAM)).status_code)
+        return codes
+
+    headers = {"X-Tenant-ID": tenant}
+    async with httpx.AsyncClient(base_url=far.url, headers=headers, timeout=60) as client:
+        paths = (
+            "/v1/programs",
+            "/v1/programs/P",
+            "/v1/audit/events",
+            "/v1/audit/records/program/P",
+            "/v1/ready",
+        )
+        work = [asyncio.create_task(ask(client, "GET", path)) for path in paths]
+        work.append(asyncio.create_task(ask(client, "POST", "/v1/sync/programs")))
+        for _ in range(100):
+            await admin.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'sync_ledger_app'"
+            )
+        asking = False
+        codes = set().union(*await asyncio.gather(*work))
+        assert codes <= {200, 503}, far.log
+        assert 503 in codes
+        for path in paths:
+            await until_200(client, path)
+
+
+async def until_200(client: httpx.AsyncClient, path: str) -> None:
+    """Asks again where it is refused."""
+    while (response := await client.get(path)).status_code != 200:
+        assert response.status_code == 503
 
 
 @pytest.mark.soak

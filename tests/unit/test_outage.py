@@ -31,7 +31,11 @@ class Told:
         return [line["event"] for line in logged]
 
 
-AWAY, STILL, BACK = "the database is away", "the database is still away", "the database is back"
+AWAY, STILL, BACK = (
+    "the database does not work",
+    "the database still does not work",
+    "the database works again",
+)
 
 
 def test_one_line_when_it_begins_one_a_minute_one_at_its_end() -> None:
