@@ -101,14 +101,6 @@ async def prepare(connection: Connection) -> None:
         )
 
 
-async def connect(settings: ConnectionSettings) -> asyncpg.Connection:
-    """One connection outside the pool. Raises `DatabaseAwayError`."""
-    with telling_apart():
-        connection: asyncpg.Connection = await asyncpg.connect(**settings.arguments())
-        await prepare(connection)
-        return connection
-
-
 @contextmanager
 def telling_apart(connection: Connection | None = None) -> Iterator[None]:
     """Turns every error that means "not now" into `DatabaseAwayError`: those after which the
@@ -316,6 +308,12 @@ async def _prepared(*dsn: str, **options: Any) -> _Watched:
         connection.terminate()
         raise
     return connection
+
+
+async def connect(settings: ConnectionSettings) -> asyncpg.Connection:
+    """One connection outside the pool. Raises `DatabaseAwayError`."""
+    with telling_apart():
+        return await _prepared(**settings.arguments(), connection_class=_Watched)
 
 
 async def _reset(_: Connection) -> None:

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import asyncpg
 import pytest
 
-from ledger.database import ConnectionSettings, Database, Limits, telling_apart
+from ledger.database import ConnectionSettings, Database, Limits, connect, telling_apart
 from ledger.errors import DatabaseAwayError
 from ledger.events import Event, RecordReceived
 from ledger.installation import Installation
@@ -310,3 +310,13 @@ async def test_a_transaction_that_says_nothing_ends(
             while not connection.is_closed():
                 await asyncio.sleep(0)
             await connection.fetchrow(SQL["head"], tenant)
+
+
+async def test_a_connection_outside_the_pool_ends(installation: Installation, proxy: Proxy) -> None:
+    """Its clean end would wait for an answer that never comes."""
+    url = f"postgresql://127.0.0.1:{proxy.port}/ledger"
+    connection: Any = await connect(ConnectionSettings(url, **installation.application.login))
+    connection.close_seconds = 0.02
+    proxy.mute()
+    await connection.close()
+    assert connection.is_closed()
