@@ -68,6 +68,7 @@ def page_handlers(service: Service) -> list[HTTPRouteHandler]:
         operation_id="health",
         summary="The process lives",
         tags=["operations"],
+        responses=documented(),
         sync_to_thread=False,
     )
     def health() -> dict[str, str]:
@@ -101,6 +102,7 @@ def page_handlers(service: Service) -> list[HTTPRouteHandler]:
         description="Of the one process that answers; with several workers each has its own.",
         tags=["operations"],
         media_type=MediaType.TEXT,
+        responses=documented(),
         sync_to_thread=False,
     )
     def metrics() -> Response[bytes]:

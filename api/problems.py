@@ -29,7 +29,7 @@ class Problem(msgspec.Struct):
 
 
 def documented(*statuses: int) -> dict[int, ResponseSpec]:
-    """Problem responses for the OpenAPI document."""
+    """Problem responses for the OpenAPI document; every operation has 403 (`api.callers`)."""
     return {
         status: ResponseSpec(
             Problem,
@@ -37,13 +37,13 @@ def documented(*statuses: int) -> dict[int, ResponseSpec]:
             description=_WHEN[status],
             media_type=MEDIA_TYPE,
         )
-        for status in statuses
+        for status in sorted({403, *statuses})
     }
 
 
 _WHEN = {
     400: "A header or parameter is unknown or wrong",
-    403: "The request came through a proxy or names another host",
+    403: "A page of another site sent the request, or it came through a proxy or names another host",
     404: "The ledger never accepted such a record",
     503: "The database cannot be reached",
 }

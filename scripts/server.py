@@ -19,7 +19,8 @@ from litestar.types import ASGIApp
 from uvicorn.supervisors import Multiprocess
 
 from api.app import create_app
-from api.guards import LOOPBACK
+from api.callers import LOOPBACK
+from api.edge import EVERY_ANSWER
 from api.wire import HttpProtocol
 from ledger import settings as configuration
 from ledger.errors import ConfigurationError
@@ -213,6 +214,7 @@ def config_for(app: Any, workers: int) -> uvicorn.Config:
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         lifespan="on",
         server_header=False,
+        headers=list(EVERY_ANSWER.items()),
         backlog=BACKLOG,
         proxy_headers=False,
     )

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typing import Any, Self
 
 import httpx
 import msgspec
+import pytest
 
 from api.answers import renderer
 from ledger.database import Database
@@ -70,6 +72,19 @@ async def rebuild(
 
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def need(program: str) -> str:
+    """The path of a program that not every machine has. Without it the test is skipped; it fails
+    where `TEST_REQUIRES` (names, separated by blanks) says that the program must be there.
+    """
+    path = shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    if path is None:
+        missing = f"{program} is not installed: Debian's package of that name has it"
+        if program in os.environ.get("TEST_REQUIRES", "").split():
+            pytest.fail(missing)
+        pytest.skip(missing)
+    return path
 
 
 def run_command(home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
