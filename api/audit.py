@@ -84,7 +84,7 @@ def _event_handlers(service: Service) -> list[HTTPRouteHandler]:
             "not be used, `warnings` which of its values could not be taken as they came."
         ),
         tags=["audit"],
-        responses=documented(400, 403, 503),
+        responses=documented(400, 503),
     )
     async def list_events(
         request: Request[Any, Any, Any],
@@ -121,7 +121,7 @@ def _event_handlers(service: Service) -> list[HTTPRouteHandler]:
             "have `caused_by`, and no version of the record."
         ),
         tags=["audit"],
-        responses=documented(400, 403, 404, 503),
+        responses=documented(400, 404, 503),
     )
     async def record_history(
         request: Request[Any, Any, Any],
@@ -156,7 +156,7 @@ def _event_handlers(service: Service) -> list[HTTPRouteHandler]:
             "spreadsheet would take for a formula has `'` before it."
         ),
         tags=["audit"],
-        responses=documented(400, 403, 503),
+        responses=documented(400, 503),
     )
     async def export(
         request: Request[Any, Any, Any],
@@ -208,7 +208,7 @@ def _answer_handlers(service: Service) -> list[HTTPRouteHandler]:
         summary="What waits, and for what",
         description="Records that wait for others to arrive, oldest first.",
         tags=["audit"],
-        responses=documented(400, 403, 503),
+        responses=documented(400, 503),
     )
     async def list_deferred(
         request: Request[Any, Any, Any],
@@ -234,7 +234,7 @@ def _answer_handlers(service: Service) -> list[HTTPRouteHandler]:
             "first with `ok: false` is the reason. `code` names the sentence of `detail`."
         ),
         tags=["audit"],
-        responses=documented(400, 403, 404, 503),
+        responses=documented(400, 404, 503),
     )
     async def explain(
         request: Request[Any, Any, Any],
@@ -268,7 +268,7 @@ def _answer_handlers(service: Service) -> list[HTTPRouteHandler]:
             "known_statuses in TENANTS_FILE) names, with the number of records: they take a seat."
         ),
         tags=["audit"],
-        responses=documented(400, 403, 503),
+        responses=documented(400, 503),
     )
     async def summarize(
         request: Request[Any, Any, Any],

@@ -50,7 +50,7 @@ def state_handlers(service: Service, entity: Entity) -> list[HTTPRouteHandler]:
         summary=f"List {entity.plural}",
         description="Active ones by `zoho_id`, bytewise; other states with `state`.",
         tags=["state"],
-        responses=documented(400, 403, 503),
+        responses=documented(400, 503),
     )
     async def list_records(
         request: Request[Any, Any, Any],
@@ -90,7 +90,7 @@ def state_handlers(service: Service, entity: Entity) -> list[HTTPRouteHandler]:
         summary=f"One {entity.name}",
         description="Whatever its state; 404 where the ledger never accepted such a record.",
         tags=["state"],
-        responses=documented(400, 403, 404, 503),
+        responses=documented(400, 404, 503),
     )
     async def one_record(
         request: Request[Any, Any, Any],

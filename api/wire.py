@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import httptools
@@ -23,6 +24,8 @@ LINGER_SECONDS = 2.0
 system would reset it, and the client would not see why.
 """
 ALLOWED = "GET, HEAD, POST"
+_AUTHORITY = re.compile(rb"[^/?#]*://([^/?#]*)")
+"""Of a URL with a host: the host, with whatever else stands there."""
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -35,6 +38,7 @@ class HttpProtocol(HttpToolsProtocol):
       connection does.
     * An offer to upgrade is passed over, as RFC 9110 (7.8) allows: the request is read as it
       stands, with its body, which the parser alone would drop.
+    * A URL with a host in it counts, whatever `Host` says (RFC 9112, 3.2.2).
     * Trailer fields are no headers (RFC 9110, 6.5.1), and are dropped.
     """
 
@@ -108,8 +112,15 @@ class HttpProtocol(HttpToolsProtocol):
             return  # it is fed once more, without the offer
         if self.parser.get_http_version() != "1.1":
             self.expect_100_continue = False
+        if not self.url.startswith(b"/"):
+            self._take_host_from_url()
         super().on_headers_complete()
         self._in_head = False
+
+    def _take_host_from_url(self) -> None:
+        if (found := _AUTHORITY.match(self.url)) is not None:
+            self.headers[:] = [field for field in self.headers if field[0] != b"host"]
+            self.headers.append((b"host", found[1]))
 
     def on_chunk_header(self) -> None:
         """A chunk begins."""

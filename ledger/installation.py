@@ -12,14 +12,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ledger import embedded
 from ledger.anchor import new_signing_key, read_signing_key
-from ledger.database import ConnectionSettings, Database, connect
+from ledger.database import LIMITS, ConnectionSettings, Database, Limits, connect
 from ledger.errors import ConfigurationError
 from ledger.logins import START_SECONDS, connect_as_set, prepare_schema
+from ledger.outage import Outage
 from ledger.settings import Settings, decode_master_key
 from ledger.store import create_tenant, with_first_statuses
 from ledger.vault import MasterKey
 
 SIGNING_KEY = "signing.pem"
+PATIENT = Limits(connect=START_SECONDS, patience=5.0, probe=START_SECONDS)
+"""Of long work, which would rather wait for a busy database than end."""
 
 
 class Installation(msgspec.Struct):
@@ -31,6 +34,7 @@ class Installation(msgspec.Struct):
     master_key: MasterKey
     application: ConnectionSettings
     embedded: embedded.Embedded | None = None
+    outage: Outage = msgspec.field(default_factory=Outage)
 
     def signing_key(self) -> Ed25519PrivateKey:
         """The key that signs anchors. Raises `ConfigurationError`."""
@@ -45,14 +49,14 @@ class Installation(msgspec.Struct):
         return read_signing_key(pem, f"LEDGER_SIGNING_KEY_FILE: {file}")
 
     def database(self, *, size: int = 8, patient: bool = False) -> Database:
-        """A pool under the application's role; not yet open. `patient`: for long work, which
-        would rather wait for a busy database than end.
-        """
-        repair = self.embedded.ensure if self.embedded else None
-        if patient:
-            settings = self.application.patient(START_SECONDS)
-            return Database(settings, size=size, on_failure=repair, probe_seconds=START_SECONDS)
-        return Database(self.application, size=size, on_failure=repair)
+        """A pool under the application's role; not yet open. `patient`: for long work."""
+        return Database(
+            self.application,
+            size=size,
+            on_failure=self.embedded.ensure if self.embedded else None,
+            limits=PATIENT if patient else LIMITS,
+            outage=self.outage,
+        )
 
     def close(self) -> None:
         """Gives the embedded PostgreSQL up."""

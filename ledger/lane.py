@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from ledger import chain, clock
-from ledger.database import PATIENCE_SECONDS, Connection, Database, begin, telling_apart
+from ledger.database import Connection, Database, begin
 from ledger.errors import (
     DatabaseAwayError,
     KeyConflictError,
@@ -219,7 +219,6 @@ class Lane:
         self._held: AsyncExitStack | None = None
         self._connection: Connection
         self._held_until = 0.0
-        self._asking: asyncio.Task[None] | None = None
         self._head: Head | None = None
         self._rows: dict[tuple[str, str], Any] = {}
         self._keys: dict[str, SubjectKey] = {}
@@ -277,9 +276,7 @@ class Lane:
             while await self._has_work():
                 self._in_flight = self._next_batch()
                 if self._in_flight:
-                    watch = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._doubt)
                     await self.flush(self._in_flight)
-                    watch.cancel()
                 self._in_flight = []
         finally:
             for waiting in [*self._in_flight, *self._queue]:
@@ -288,23 +285,6 @@ class Lane:
             self._in_flight = []
             self._queued_records = self._queued_bytes = 0
             await self._let_go()
-
-    def _doubt(self) -> None:
-        """The flush takes long: does the database answer at all?"""
-        self._asking = asyncio.create_task(self._ask(self._in_flight))
-
-    async def _ask(self, batch: list[_Waiting]) -> None:
-        while await self._database.answers():
-            await asyncio.sleep(PATIENCE_SECONDS)
-            if batch is not self._in_flight:
-                return
-        if batch is not self._in_flight:
-            return
-        # it hangs: whoever waits hears of it now, and the broken connection ends the flush
-        for waiting in [*self._in_flight, *self._queue]:
-            _fail(waiting, DatabaseAwayError("the database does not answer"))
-        if self._held is not None:
-            self._connection.terminate()
 
     async def _has_work(self) -> bool:
         """Waits for work; False when the lane is to end.
@@ -381,7 +361,7 @@ class Lane:
                 await self._attempt(batch, lock=True, again=True)
         except (DatabaseAwayError, OtherVersionError) as error:
             self._drop()
-            for waiting in batch:
+            for waiting in [*batch, *self._queue]:  # the next flush might fail as slowly
                 _fail(waiting, error)
         except Exception as error:
             self._drop()
@@ -406,22 +386,14 @@ class Lane:
         """One try. False where the head had moved or an answer is remembered. `again`: a
         former try may have been committed.
         """
+        connection = await self._hold()
         try:
-            with telling_apart():
-                connection = await self._hold()
-                if not lock:
-                    return await self._fold_and_append(connection, batch, lock=False, again=False)
-                try:
+            with self._database.using(connection):
+                if lock:
                     await connection.execute(begin(self._tenant))
-                    return await self._fold_and_append(connection, batch, lock=True, again=again)
-                except BaseException:
-                    if not connection.is_closed():
-                        await connection.execute("rollback")
-                    raise
-        except BaseException as error:
-            await self._let_go()
-            if isinstance(error, DatabaseAwayError):
-                self._database.repair()
+                return await self._fold_and_append(connection, batch, lock=lock, again=again)
+        except BaseException:
+            await self._let_go()  # which rolls back
             raise
 
     async def _fold_and_append(

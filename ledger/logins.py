@@ -24,8 +24,10 @@ START_SECONDS = 15.0
 
 _SQL = load_queries("ledger", "logins.sql")
 
-_REFUSED = (asyncpg.InvalidPasswordError, asyncpg.ProtocolViolationError)
-"""A wrong password, to PostgreSQL and to a pooler (which says the same of a role that it does not know)."""
+_WRONG_PASSWORD = (asyncpg.InvalidPasswordError, asyncpg.ProtocolViolationError)
+"""What PostgreSQL says, and a pooler, which says the same of a role that it does not know."""
+_LATER = (asyncpg.InsufficientResourcesError, asyncpg.OperatorInterventionError, asyncpg.PostgresSystemError)
+"""Refusals that say nothing about the login."""
 
 
 async def connect_as_set(settings: ConnectionSettings, variable: str) -> asyncpg.Connection:
@@ -142,7 +144,7 @@ async def _make_role(
                 await _unless_done(connection, f"alter role {role} {' '.join(found['changes'])}")
             try:
                 await _log_in(login)
-            except _REFUSED:
+            except _WRONG_PASSWORD:
                 if found is None:
                     raise
                 if found["elsewhere"]:
@@ -158,11 +160,12 @@ async def _make_role(
 async def _log_in(login: ConnectionSettings) -> None:
     try:
         connection = await connect(login.patient(START_SECONDS))
-    except asyncpg.InsufficientPrivilegeError:
-        return  # the password is right, and the right to connect comes with the others
     except DatabaseAwayError as error:
-        if isinstance(error.__cause__, _REFUSED):
-            raise error.__cause__ from None
+        cause = error.__cause__
+        if isinstance(cause, asyncpg.InsufficientPrivilegeError):
+            return  # the password is right, and the right to connect comes with the others
+        if isinstance(cause, asyncpg.PostgresError) and not isinstance(cause, _LATER):
+            raise cause from None
         raise
     await connection.close()
 

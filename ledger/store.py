@@ -6,6 +6,7 @@ below them have the meaning of the `eventsourcing` library's `ProcessRecorder`.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ KNOWN = "known"
 """The append found a remembered answer under one of the keys: nothing was written."""
 OK = "ok"
 
+_TRIAL_BYTES = 8 * 1024
 _PAGE = 5_000  # rows; about the fastest page for keyset reads
 
 EVENT_COLUMNS = tuple(Event.__struct_fields__)
@@ -207,6 +209,21 @@ async def with_first_statuses(connection: Connection) -> frozenset[str]:
     """The tenants that were founded with the first default list of inactive statuses."""
     rows = await connection.fetch("select tenant_id from ledger.tenants where statuses = 1")
     return frozenset(row["tenant_id"] for row in rows)
+
+
+async def try_to_write(connection: Connection, tenant_id: str) -> None:
+    """Writes a row and removes it again: raises what an append would raise on a disk that is full, or
+    on a server that only reads. The row has to be stored out of line, where nothing else is that could
+    leave room for it. Needs a transaction, whose commit is part of the trial.
+    """
+    name = f"trial {secrets.token_hex(8)}"
+    await connection.execute(
+        "insert into ledger.leases (tenant_id, name, owner, until, note) values ($1, $2, '', now(), $3)",
+        tenant_id,
+        name,
+        secrets.token_hex(_TRIAL_BYTES),  # at random, so that it cannot be compressed
+    )
+    await connection.execute("delete from ledger.leases where tenant_id = $1 and name = $2", tenant_id, name)
 
 
 async def destroy_quarantine_keys(connection: Connection, tenant_id: str, before: int) -> int:

@@ -207,8 +207,7 @@ class Followers:
                     poll_at = clock_() + max(POLL_SECONDS, len(appended) * POLL_A_TENANT)
                 for tenant_id in sorted(appended):
                     await self.catch_up(tenant_id)
-            except DatabaseAwayError as error:
-                log.warning("followers wait for the database", reason=str(error))
+            except DatabaseAwayError:
                 await asyncio.sleep(FIRST_PAUSE)
             except Exception:
                 log.exception("following failed; it is tried again")

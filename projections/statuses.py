@@ -122,8 +122,8 @@ class UnknownStatuses:
         try:
             for tenant_id in await tenants(self._database, self._settings.default_tenant):
                 await self.of(tenant_id)
-        except DatabaseAwayError as error:
-            log.warning("looking for unknown statuses waits for the database", reason=str(error))
+        except DatabaseAwayError:
+            pass  # the next look sees what has changed
         except Exception:
             log.exception("looking for unknown statuses failed; it is tried again")
 

@@ -22,7 +22,8 @@ import uvicorn
 from litestar.types import ASGIApp
 
 from api.app import create_app
-from api.guards import LOOPBACK
+from api.callers import LOOPBACK
+from api.edge import EVERY_ANSWER
 from api.wire import HttpProtocol
 from ledger import settings as configuration
 from ledger.errors import ConfigurationError
@@ -33,27 +34,49 @@ from projections.fold import CurrentState
 from projections.followers import tenants
 from projections.rebuild import Replay, bring_up_to_date
 from projections.summary import Summary
+from scripts.ending import bound_the_end
 from scripts.output import one_line
 from scripts.processes import OneProcess, Workers
 from scripts.streams import open_standard_streams
 
-SHUTDOWN_SECONDS = 8
+SHUTDOWN_SECONDS = 6
+"""So long requests in progress may take at the end; then come `api.service.STOP_SECONDS` and the
+connections to the database.
+"""
 BACKLOG = 2048
 _PR_SET_PDEATHSIG = 1
 
 
 def configure_logging(level: str) -> None:
-    """One JSON line an event, to stderr."""
+    """One JSON line an event, to stderr, whoever logs it: the libraries' warnings and errors, too."""
+    processors: list[Any] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso"),
+        _without_values,
+    ]
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            _without_values,
-            structlog.processors.JSONRenderer(),
-        ],
+        processors=[*processors, structlog.processors.JSONRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger(level.lower()),
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
     )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[_first_line, *processors],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.captureWarnings(capture=True)
+
+
+def _first_line(_: Any, __: str, event: Any) -> Any:
+    """A library's message without the lines that show an object, which may hold what was in a record."""
+    event["event"] = event["event"].partition("\n")[0]
+    return event
 
 
 def _without_values(_: Any, __: str, event: Any) -> Any:
@@ -61,7 +84,7 @@ def _without_values(_: Any, __: str, event: Any) -> Any:
     what was in a record.
     """
     error = event.pop("exc_info", None)
-    error = sys.exc_info()[1] if error is True else error
+    error = sys.exc_info()[1] if error is True else error[1] if isinstance(error, tuple) else error
     if isinstance(error, BaseException):
         event["error"] = type(error).__name__
         frames = traceback.extract_tb(error.__traceback__)
@@ -170,6 +193,7 @@ class WorkerApp:
             open_standard_streams()
             die_with(self._parent, signal.SIGTERM)
         configure_logging(self._settings.log_level)
+        bound_the_end()
         self._installation = await open_installation(self._settings)
         self._app = create_app(self._installation, moodle_worker=self._moodle_worker)
         # what exists now lives as long as the process: the collector need not look at it
@@ -209,8 +233,8 @@ async def _open(settings: configuration.Settings) -> Installation:
     """
     installation = await open_installation(settings, tell)
     database = installation.database()
-    await database.open()
     try:
+        await database.open()
         projection = CurrentState(ENTITIES)
         for tenant_id in await tenants(database, settings.default_tenant):
             replay = Replay(database, tenant_id, installation.master_key, projection, [Summary()])
@@ -232,10 +256,12 @@ def config_for(app: Any, workers: int) -> uvicorn.Config:
         ws="none",
         workers=workers,
         access_log=False,
+        log_config=None,
         log_level="warning",
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         lifespan="on",
         server_header=False,
+        headers=list(EVERY_ANSWER.items()),
         backlog=BACKLOG,
         proxy_headers=False,
     )

@@ -75,14 +75,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def need(program: str) -> str:
-    """The path of a program that a test cannot do without. Without it the test is skipped, or
-    fails where `TEST_REQUIRES` (names with blanks between them) asks for the program.
+    """The path of a program that not every machine has. Without it the test is skipped; it fails
+    where `TEST_REQUIRES` (names, separated by blanks) says that the program must be there.
     """
-    path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
-    if path is None and program in os.environ.get("TEST_REQUIRES", "").split():
-        pytest.fail(f"{program} is not installed, and TEST_REQUIRES asks for it")
+    path = shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
     if path is None:
-        pytest.skip(f"{program} is not installed")
+        missing = f"{program} is not installed: Debian's package of that name has it"
+        if program in os.environ.get("TEST_REQUIRES", "").split():
+            pytest.fail(missing)
+        pytest.skip(missing)
     return path
 
 

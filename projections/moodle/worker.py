@@ -142,6 +142,8 @@ class Worker:
                 if not seen.wished and await self._turn.take():
                     self._elsewhere = None
                     await self._hold_and_follow()
+            except DatabaseAwayError:
+                pass  # the outage is told once for all
             except _STORE_AWAY as error:
                 log.warning("the Moodle worker waits for the ledger", tenant=self._tenant, reason=str(error))
             except Exception:

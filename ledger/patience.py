@@ -1,0 +1,31 @@
+"""Waiting that counts only the time in which the event loop ran.
+
+A process that computes for three seconds reads nothing meanwhile. Whatever was to come in those
+three seconds is there, unread: that is no time that the other side took.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+STEPS = 50
+"""A wait has so many steps, and each counts once, however long the loop was kept from ending it."""
+
+
+async def within(seconds: float, awaitable: Awaitable[T]) -> T:
+    """What is awaited. Raises `TimeoutError` after so many seconds of a loop that runs."""
+    task = asyncio.ensure_future(awaitable)
+    try:
+        for _ in range(STEPS):
+            done, _ = await asyncio.wait((task,), timeout=seconds / STEPS)
+            if done:
+                return task.result()
+        raise TimeoutError("no answer in time")
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait((task,), timeout=seconds / STEPS)
