@@ -67,14 +67,9 @@ class ConnectionSettings:
         """The same database under another login."""
         return ConnectionSettings(self.dsn, pooled=self.pooled, user=user, password=password)
 
-    @property
-    def login(self) -> dict[str, Any]:
-        """The overrides but for how long to wait."""
-        return {name: value for name, value in self.overrides.items() if name != "timeout"}
-
     def patient(self, seconds: float) -> ConnectionSettings:
         """The same, waiting longer for a connection."""
-        return ConnectionSettings(self.dsn, pooled=self.pooled, **self.login, timeout=seconds)
+        return ConnectionSettings(self.dsn, pooled=self.pooled, **{**self.overrides, "timeout": seconds})
 
     def arguments(self) -> dict[str, Any]:
         """Arguments for `asyncpg.connect`."""

@@ -348,15 +348,22 @@ class Rebuild:
 
 async def is_outdated(replay: Replay) -> bool:
     """Whether an older version of the projection has made a tenant's read models."""
+    return await _outdated(replay) is not None
+
+
+async def _outdated(replay: Replay) -> int | None:
+    """How many events an older version of the projection has made a tenant's read models of."""
     async with replay.database.transaction(replay.tenant_id) as connection:
         head = await connection.fetchrow(SQL["head"], replay.tenant_id)
-    return head is not None and head["version"] < replay.projection.version
+    return head["position"] if head is not None and head["version"] < replay.projection.version else None
 
 
-async def bring_up_to_date(replay: Replay) -> None:
+async def bring_up_to_date(replay: Replay, tell: Callable[[str], None] = lambda _: None) -> None:
     """Rebuilds a tenant's read models where an older version has made them, or waits until
-    another process has done it.
+    another process has done it. `tell` gets one line where there is something to rebuild.
     """
+    if await _outdated(replay):
+        tell(f"rebuilding the read models of tenant {replay.tenant_id}")
     while await is_outdated(replay):
         with contextlib.suppress(ReplayRunningError):
             await Rebuild(replay, if_outdated=True).run()

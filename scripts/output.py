@@ -37,8 +37,12 @@ def harmless(text: str) -> str:
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
-def one_line(error: Exception) -> str:
-    """What an error says, for people: its first line, or its name where it says nothing."""
+def one_line(error: BaseException) -> str:
+    """What an error says, for people: its first line, or its name where it says nothing; of several
+    that came together, the first.
+    """
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0]
 

@@ -26,6 +26,7 @@ from projections.replay import AlteredError
 from scripts.opened import Opened, run
 from scripts.output import Meter, harmless, one_line, print_json, print_table
 from scripts.server import die_with
+from scripts.streams import open_standard_streams
 
 REFUSALS = (
     ReplayRunningError, LeaseLostError, SwitchedError, AlteredError, MissingEventError, DatabaseAwayError,
@@ -144,6 +145,7 @@ async def _in_a_process(name: str, work: Work, tell: Tell, limit: asyncio.Semaph
 
 def main() -> None:
     """`python -m scripts.replaying TENANT WORK PARENT`: one tenant's part."""
+    open_standard_streams()
     name, text, parent = sys.argv[1:]
     die_with(int(parent), signal.SIGKILL)
     work = msgspec.json.decode(text, type=Work)

@@ -184,6 +184,8 @@ class Ledger:
 class Server:
     """`sync-ledger serve` as a process of its own, on a free port."""
 
+    program: tuple[str, ...] = (sys.executable, "-m", "scripts.cli")
+
     def __init__(self, home: Path, *arguments: str, **environment: str) -> None:
         self.home = home
         self._arguments = arguments
@@ -192,7 +194,11 @@ class Server:
         self.log: list[str] = []
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -201,7 +207,7 @@ class Server:
     def start(self) -> None:
         """Returns when the server says that it serves."""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "scripts.cli", "serve", "--port", "0", *self._arguments],
+            [*self.program, "serve", "--port", "0", *self._arguments],
             cwd=ROOT,
             env={**os.environ, "LEDGER_HOME": str(self.home), **self._environment},
             stderr=subprocess.PIPE,
