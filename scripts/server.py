@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import traceback
+from functools import partial
 from typing import Any
 
 import structlog
@@ -18,6 +19,7 @@ from litestar.types import ASGIApp
 from uvicorn.supervisors import Multiprocess
 
 from api.app import create_app
+from api.connections import Connections, raise_descriptors
 from api.guards import LOOPBACK
 from api.wire import HttpProtocol
 from ledger import settings as configuration
@@ -141,6 +143,7 @@ def serve(
     settings: configuration.Settings, host: str, port: int, workers: int, *, moodle_worker: bool = True
 ) -> int:
     """Serves until SIGINT or SIGTERM. Raises `ConfigurationError`."""
+    raise_descriptors()
     check_mappings(ENTITIES, settings.tenants)
     sockets = bind(host, port)
     installation = asyncio.run(_open(settings))
@@ -180,7 +183,7 @@ def config_for(app: Any, workers: int) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http=HttpProtocol,
+        http=partial(HttpProtocol, Connections()),  # type: ignore[arg-type]  # it need not be a class
         ws="none",
         workers=workers,
         access_log=False,
