@@ -107,7 +107,7 @@ class Connections:
 
     def admit(self, connection: Connection) -> bool:
         """Takes a connection in, and whether there is room for it: if not, it is to be refused."""
-        has_room = len(self) < self.limits.connections or self._make_room()
+        has_room = self.count < self.limits.connections or self._make_room()
         connection.group = self.resting
         self.resting[connection] = None
         if not self._is_sweeping:
@@ -125,7 +125,9 @@ class Connections:
         group[connection] = None
         connection.group = group
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """How many there are."""
         return len(self.resting) + len(self.half) + len(self.stalled) + len(self.busy)
 
     def are_working_hard(self, tasks: int) -> bool:
@@ -146,7 +148,7 @@ class Connections:
         loop.call_later(self._sweep_seconds, loop.call_soon, loop.call_soon, self._sweep_on, loop)
 
     def _sweep_on(self, loop: asyncio.AbstractEventLoop) -> None:
-        if len(self):
+        if self.count:
             self._sweep_later(loop)
         else:
             self._is_sweeping = False

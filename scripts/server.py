@@ -178,12 +178,12 @@ async def _open(settings: configuration.Settings) -> Installation:
     return installation
 
 
-def config_for(app: Any, workers: int) -> uvicorn.Config:
-    """How an application is served."""
+def config_for(app: Any, workers: int, connections: Connections | None = None) -> uvicorn.Config:
+    """How an application is served; each process has connections of its own."""
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http=partial(HttpProtocol, Connections()),  # type: ignore[arg-type]  # it need not be a class
+        http=partial(HttpProtocol, connections or Connections()),  # type: ignore[arg-type]  # or a function
         ws="none",
         workers=workers,
         access_log=False,
