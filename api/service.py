@@ -11,6 +11,7 @@ import msgspec
 import structlog
 
 from api.answers import renderer
+from api.bodies import MOST_BYTES, Bodies
 from ledger import clock
 from ledger.database import Database
 from ledger.errors import DatabaseAwayError
@@ -64,6 +65,7 @@ class Service:
         self._writing: Database = installation.database()
         self.projection = projection or CurrentState(entities)
         self.lanes = Lanes(self._make_lane)
+        self.bodies = Bodies(max(MOST_BYTES, 4 * self.settings.max_body_bytes))
         self._readers: dict[str, Reader] = {}
         self.followers = Followers(self.database, self.settings.default_tenant, [Summary()])
         self.statuses = UnknownStatuses(self.database, self.settings)

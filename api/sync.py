@@ -15,6 +15,7 @@ import msgspec
 from litestar import asgi
 from litestar.types import Receive, Scope, Send
 
+from api.bodies import Hold
 from api.guards import delivery_header, header, new_delivery_id, send_problem, tenant_of
 from api.metrics import RESULTS
 from api.problems import RETRY_AFTER_SECONDS, ProblemError, away
@@ -46,7 +47,8 @@ def sync_handler(service: Service, entity: Entity) -> object:
     async def sync(scope: Scope, receive: Receive, send: Send) -> None:
         delivery_id = new_delivery_id()
         try:
-            answer = await _sync(service, entity, scope, receive, delivery_id)
+            with service.bodies.hold() as hold:
+                answer = await _sync(service, entity, scope, receive, delivery_id, hold)
         except asyncio.CancelledError:
             # the server is stopping and this request was not complete, or not answered in time
             await send_problem(send, away(), [delivery_header(delivery_id)])
@@ -67,13 +69,15 @@ def sync_handler(service: Service, entity: Entity) -> object:
     return sync
 
 
-async def _sync(service: Service, entity: Entity, scope: Scope, receive: Receive, delivery_id: str) -> Answer:
+async def _sync(
+    service: Service, entity: Entity, scope: Scope, receive: Receive, delivery_id: str, hold: Hold
+) -> Answer:
     if scope["method"] != "POST":  # type: ignore[typeddict-item]
         raise ProblemError(405, "Records are sent with POST.", {"Allow": "POST"})
     headers = scope["headers"]
     tenant_id = tenant_of(headers, service.settings)
     given_key = _given_key(header(headers, b"x-idempotency-key"))
-    body = await _body(scope, receive, service.settings.max_body_bytes)
+    body = await _body(scope, receive, service.settings.max_body_bytes, hold)
     query = scope["query_string"]
     body_hash = sha256(len(query).to_bytes(4, "big") + query + body).digest()
     key = given_key or f"body-{body_hash.hex()}"
@@ -88,6 +92,7 @@ async def _sync(service: Service, entity: Entity, scope: Scope, receive: Receive
         body_hash=body_hash,
         origin=Origin(tenant_id, "sync", delivery_id),
         records=records,
+        let_go=hold.keep().let_go,
     )
     try:
         answered = await service.lanes.lane(tenant_id).submit(delivery)
@@ -160,11 +165,13 @@ def _given_key(key: str | None) -> str | None:
     return key
 
 
-async def _body(scope: Scope, receive: Receive, limit: int) -> bytes:
+async def _body(scope: Scope, receive: Receive, limit: int, hold: Hold) -> bytes:
     problem = ProblemError(413, f"The body is larger than {limit} bytes (MAX_BODY_BYTES): send it in parts.")
     length = header(scope["headers"], b"content-length")
-    if length is not None and length.isdecimal() and int(length) > limit:
-        raise problem
+    if length is not None and length.isdecimal():
+        if int(length) > limit:
+            raise problem
+        hold.expect(int(length))
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -176,5 +183,6 @@ async def _body(scope: Scope, receive: Receive, limit: int) -> bytes:
         size += len(chunk)
         if size > limit:
             raise problem
+        hold.add(len(chunk))
         if not message.get("more_body"):
             return b"".join(chunks)

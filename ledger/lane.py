@@ -82,7 +82,8 @@ class Delivery(msgspec.Struct):
 
     `key` is the idempotency key, `derived` where it was made from the body;
     `remember` is false where no answer is to be kept. Where `answered` is false nobody
-    waits for words: Moodle's reports are only to be on disk.
+    waits for words: Moodle's reports are only to be on disk. `let_go` is called once, when
+    the lane keeps it no longer.
     """
 
     endpoint: str
@@ -93,6 +94,7 @@ class Delivery(msgspec.Struct):
     records: list[Record]
     remember: bool = True
     answered: bool = True
+    let_go: Callable[[], None] = lambda: None
 
     @property
     def place(self) -> tuple[str, str]:
@@ -238,6 +240,7 @@ class Lane:
         are not this process's to write.
         """
         if self._closing or self.is_full:
+            delivery.let_go()
             raise QueueFullError(self._tenant)
         waiting = _Waiting(delivery, asyncio.get_running_loop().create_future(), delivery.size)
         self._queue.append(waiting)
@@ -277,10 +280,13 @@ class Lane:
                 self._in_flight = self._next_batch()
                 if self._in_flight:
                     await self.flush(self._in_flight)
+                for waiting in self._in_flight:
+                    waiting.delivery.let_go()
                 self._in_flight = []
         finally:
             for waiting in [*self._in_flight, *self._queue]:
                 _fail(waiting, DatabaseAwayError("the server is stopping"))
+                waiting.delivery.let_go()
             self._queue.clear()
             self._in_flight = []
             self._queued_records = self._queued_bytes = 0
@@ -333,6 +339,7 @@ class Lane:
             self._queued_records -= more
             self._queued_bytes -= waiting.size
             if waiting.future.done():
+                waiting.delivery.let_go()
                 continue  # its client has gone before anything was recorded
             batch.append(waiting)
             records += more

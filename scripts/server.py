@@ -13,6 +13,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
@@ -23,6 +24,7 @@ from litestar.types import ASGIApp
 
 from api.app import create_app
 from api.callers import LOOPBACK
+from api.connections import Connections, raise_descriptors
 from api.edge import EVERY_ANSWER
 from api.wire import HttpProtocol
 from ledger import settings as configuration
@@ -205,6 +207,7 @@ def serve(
     settings: configuration.Settings, host: str, port: int, workers: int, *, moodle_worker: bool = True
 ) -> int:
     """Serves until SIGINT or SIGTERM. Raises `ConfigurationError`."""
+    raise_descriptors()
     check_mappings(ENTITIES, settings.tenants)
     sockets = bind(host, port)
     installation = asyncio.run(_open(settings))
@@ -247,12 +250,12 @@ async def _open(settings: configuration.Settings) -> Installation:
     return installation
 
 
-def config_for(app: Any, workers: int) -> uvicorn.Config:
-    """How an application is served."""
+def config_for(app: Any, workers: int, connections: Connections | None = None) -> uvicorn.Config:
+    """How an application is served; each process has connections of its own."""
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http=HttpProtocol,
+        http=partial(HttpProtocol, connections or Connections()),  # type: ignore[arg-type]  # or a function
         ws="none",
         workers=workers,
         access_log=False,

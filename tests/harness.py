@@ -182,12 +182,15 @@ class Ledger:
 
 
 class Server:
-    """`sync-ledger serve` as a process of its own, on a free port."""
+    """`sync-ledger serve` as a process of its own, on a free port. `limits` are arguments of the
+    shell's `ulimit`, such as `-n 256`.
+    """
 
     program: tuple[str, ...] = (sys.executable, "-m", "scripts.cli")
 
-    def __init__(self, home: Path, *arguments: str, **environment: str) -> None:
+    def __init__(self, home: Path, *arguments: str, limits: str = "", **environment: str) -> None:
         self.home = home
+        self._before = ["sh", "-c", f'ulimit {limits} && exec "$@"', "sh"] if limits else []
         self._arguments = arguments
         self._environment = environment
         self.url = ""
@@ -207,7 +210,7 @@ class Server:
     def start(self) -> None:
         """Returns when the server says that it serves."""
         self.process = subprocess.Popen(
-            [*self.program, "serve", "--port", "0", *self._arguments],
+            [*self._before, *self.program, "serve", "--port", "0", *self._arguments],
             cwd=ROOT,
             env={**os.environ, "LEDGER_HOME": str(self.home), **self._environment},
             stderr=subprocess.PIPE,

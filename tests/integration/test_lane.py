@@ -191,6 +191,47 @@ async def test_full_queue(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> No
     assert len(await consistent(ledger)) == 30 - len(refused)
 
 
+async def test_a_lane_lets_go_of_every_delivery_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answered, refused, given up while another process holds the head, or cut off: not before the
+    lane keeps it no longer.
+    """
+    let_go: list[str] = []
+
+    def delivery(name: str) -> lane_module.Delivery:
+        delivery = ledger.delivery("programs", [{**PROGRAM, "id": name}], name)
+        delivery.let_go = lambda: let_go.append(name)
+        return delivery
+
+    await ledger.lane.submit(delivery("answered"))
+    assert let_go == ["answered"]
+    monkeypatch.setattr(lane_module, "QUEUE_RECORDS", 2)
+    monkeypatch.setattr(lane_module, "WAIT_SECONDS", 0.1)
+    async with ledger.database.transaction(ledger.tenant) as connection:
+        await connection.execute("select from ledger.heads where tenant_id = $1 for update", ledger.tenant)
+        first = asyncio.create_task(ledger.lane.submit(delivery("in flight")))
+        while not ledger.lane._in_flight:
+            await asyncio.sleep(0)
+        names = ["queued", "queued, too", "refused"]
+        outcomes = await asyncio.gather(
+            first, *(ledger.lane.submit(delivery(n)) for n in names), return_exceptions=True
+        )
+        kinds = [type(outcome) for outcome in outcomes]
+        assert kinds == [DatabaseAwayError, DatabaseAwayError, DatabaseAwayError, QueueFullError]
+        assert let_go == ["answered", "refused"]
+    while ledger.lane._in_flight or ledger.lane._queue:
+        await asyncio.sleep(0.001)
+    assert sorted(let_go) == ["answered", "in flight", "queued", "queued, too", "refused"]
+    last = asyncio.create_task(ledger.lane.submit(delivery("cut off")))
+    while not ledger.lane._in_flight:
+        await asyncio.sleep(0)
+    assert ledger.lane._task is not None
+    ledger.lane._task.cancel()
+    await asyncio.gather(last, ledger.lane._task, return_exceptions=True)
+    ledger.lane = ledger.new_lane()
+    assert let_go[-1] == "cut off"
+    assert len(let_go) == 6
+
+
 async def test_same_key_at_once(ledger: Ledger) -> None:
     """Two hundred posts of one record under one key: one event, one answer, also over two
     processes; another body under the key is refused.
