@@ -348,6 +348,7 @@ class Database:
         self._on_failure = on_failure
         self._repair: threading.Thread | None = None
         self._closed = threading.Event()
+        self._has_opened = False
         self.outage = outage or Outage()
 
     @property
@@ -368,7 +369,7 @@ class Database:
         self._watching = asyncio.create_task(self._watch.run(), name="watch of connections")
         try:
             async with self.connection():
-                pass
+                self._has_opened = True
         except BaseException:
             await self.close()
             raise
@@ -388,7 +389,8 @@ class Database:
             with telling_apart():
                 return await self._watch.connect(*dsn, **options)
         except DatabaseAwayError as error:
-            self.outage.failed(str(error))
+            if self._has_opened:  # else whoever opens says so
+                self.outage.failed(str(error))
             self._begin_repair()
             raise
 
