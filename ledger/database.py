@@ -343,12 +343,12 @@ class Database:
         self._limits = limits
         self._size = size
         self._pool: asyncpg.Pool | None = None
-        self._is_open = False
         self._watch = _Watch(settings, limits, self._expire)
         self._watching: asyncio.Task[None] | None = None
         self._on_failure = on_failure
         self._repair: threading.Thread | None = None
         self._closed = threading.Event()
+        self._has_opened = False
         self.outage = outage or Outage()
 
     @property
@@ -369,7 +369,7 @@ class Database:
         self._watching = asyncio.create_task(self._watch.run(), name="watch of connections")
         try:
             async with self.connection():
-                self._is_open = True
+                self._has_opened = True
         except BaseException:
             await self.close()
             raise
@@ -389,7 +389,7 @@ class Database:
             with telling_apart():
                 return await self._watch.connect(*dsn, **options)
         except DatabaseAwayError as error:
-            if self._is_open:  # else whoever opens it says so
+            if self._has_opened:  # else whoever opens says so
                 self.outage.failed(str(error))
             self._begin_repair()
             raise
