@@ -203,6 +203,8 @@ select w.name, s.pid, s.state_change,
 """
 _TICKS = 4
 """So often the connections are counted while patience lasts."""
+_POOLER_TICKS = 8 * _TICKS
+"""After so many a statement behind a pooler is given up where the server gives no word."""
 
 
 class _Watch:
@@ -211,7 +213,8 @@ class _Watch:
     A statement that has waited for long is asked about on a connection of its own. Where the server
     does nothing for it at two looks, its bytes or the answer's were lost on the way: the server is
     told to end that session, which may hold locks, and the connection is terminated. Where the server
-    gives no word, every connection that waits is terminated.
+    gives no word, every connection that waits is terminated; behind a pooler later, because the
+    question waits, too, while its few servers work.
     """
 
     def __init__(
@@ -261,6 +264,9 @@ class _Watch:
             why = "a connection has fallen silent"
         except asyncpg.TooManyConnectionsError:
             return  # a server that is full has answered
+        except TimeoutError:
+            if self._settings.pooled:  # each of its servers may be at work, which nobody can ask it
+                silent = [connection for connection in suspects if connection.ticks >= _POOLER_TICKS]
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
             pass
         for connection, statement in asked:

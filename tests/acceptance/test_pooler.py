@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import asyncpg
 import pytest
 
+from ledger import database as database_
+from ledger.database import Database, Limits
 from ledger.embedded import Embedded
+from ledger.errors import DatabaseAwayError
+from ledger.installation import open_installation
+from ledger.settings import Secret, Settings
 from tests.cluster import Cluster, Pooler
 from tests.harness import Server, run_command, statuses
 from tests.moodle.double import MoodleDouble
@@ -86,3 +94,50 @@ async def test_everything_works(
         for line in (hosted.home / "supervisor.log").read_text().splitlines()[before:]
         if "prepared statement" in line
     ] == []
+
+
+@pytest.mark.parametrize("patient", [True, False])
+async def test_a_pooler_whose_servers_are_at_work(
+    own_home: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, *, patient: bool
+) -> None:
+    """The question whether the server works waits like all else: that is no reason to break off what
+    it works on, but nobody waits for ever.
+    """
+    monkeypatch.setattr(database_, "_POOLER_TICKS", 1_000_000 if patient else 1)
+    owner = await cluster.login()
+    name = await cluster.database(owner)
+    with Pooler(own_home, cluster, size=1) as pooler:
+        url = Secret(pooler.url(owner, name))
+        installation = await open_installation(Settings(home=own_home, database_url=url, pooled=True))
+        database = Database(installation.application, limits=Limits(patience=0.02, probe=0.01))
+        await database.open()
+        asked, looked = 0, asyncio.Event()
+        silent = database._watch._silent
+
+        async def counted(*arguments: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            if asked > 3:
+                looked.set()
+            return await silent(*arguments)
+
+        monkeypatch.setattr(database._watch, "_silent", counted)
+        blocker = await asyncpg.connect(cluster.url("postgres", name))
+        await blocker.execute("begin; lock ledger.tenants")
+
+        async def read() -> int:
+            async with database.transaction("t") as connection:
+                return int(await connection.fetchval("select count(*) from ledger.tenants"))
+
+        reading = asyncio.create_task(read())
+        if patient:
+            await looked.wait()
+            assert not reading.done()
+            await blocker.execute("commit")
+            assert await reading == 1
+        else:
+            with pytest.raises(DatabaseAwayError, match="no word"):
+                await reading
+        await blocker.close()
+        await database.close()
+        installation.close()

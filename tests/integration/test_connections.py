@@ -41,7 +41,7 @@ def proxy(installation: Installation) -> Iterator[Proxy]:
 async def far(installation: Installation, proxy: Proxy) -> AsyncIterator[Database]:
     """A pool behind that network."""
     url = f"postgresql://127.0.0.1:{proxy.port}/ledger"
-    database = Database(ConnectionSettings(url, **installation.application.login), size=3, limits=FAST)
+    database = Database(ConnectionSettings(url, **installation.application.overrides), size=3, limits=FAST)
     await database.open()
     yield database
     await database.close()
@@ -315,7 +315,7 @@ async def test_a_transaction_that_says_nothing_ends(
 async def test_a_connection_outside_the_pool_ends(installation: Installation, proxy: Proxy) -> None:
     """Its clean end would wait for an answer that never comes."""
     url = f"postgresql://127.0.0.1:{proxy.port}/ledger"
-    connection: Any = await connect(ConnectionSettings(url, **installation.application.login))
+    connection: Any = await connect(ConnectionSettings(url, **installation.application.overrides))
     connection.close_seconds = 0.02
     proxy.mute()
     await connection.close()

@@ -307,7 +307,7 @@ async def test_a_database_that_is_not_open_to_all(own_home: Path, cluster: Clust
     site = Site(own_home, cluster.url(owner, database))
     if ways == "two":
         site = Site(own_home, cluster.url(app, database), cluster.url(owner, database))
-        with pytest.raises(ConfigurationError, match="DATABASE_URL: no connection: .*permission denied"):
+        with pytest.raises(ConfigurationError, match=r"DATABASE_URL: no connection: .*permission denied"):
             await site.start()
         await cluster.run(database, f"grant connect on database {database} to {app}")
     for _ in range(2):
