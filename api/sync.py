@@ -90,7 +90,7 @@ async def _sync(service: Service, entity: Entity, scope: Scope, receive: Receive
         records=records,
     )
     try:
-        answered = await service.lanes.lane(tenant_id).submit(delivery)
+        answered = await service.lanes.submit(delivery)
     except KeyConflictError:
         raise ProblemError(
             422, "X-Idempotency-Key was used before for another body: use a new key."

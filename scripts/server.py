@@ -26,8 +26,7 @@ from ledger.installation import Installation, open_installation
 from ledger.zoho.entities import ENTITIES
 from ledger.zoho.records import check_mappings
 from projections.fold import CurrentState
-from projections.followers import tenants
-from projections.rebuild import Replay, bring_up_to_date, is_outdated
+from projections.rebuild import Replay, bring_up_to_date, outdated_tenants
 from projections.summary import Summary
 
 SHUTDOWN_SECONDS = 8
@@ -162,11 +161,10 @@ async def _open(settings: configuration.Settings) -> Installation:
     await database.open()
     try:
         projection = CurrentState(ENTITIES)
-        for tenant_id in await tenants(database, settings.default_tenant):
+        for tenant_id in await outdated_tenants(database, settings.default_tenant, projection):
+            tell(f"rebuilding the read models of tenant {tenant_id}")
             replay = Replay(database, tenant_id, installation.master_key, projection, [Summary()])
-            if await is_outdated(replay):
-                tell(f"rebuilding the read models of tenant {tenant_id}")
-                await bring_up_to_date(replay)
+            await bring_up_to_date(replay)
     except BaseException:
         installation.close()
         raise

@@ -24,7 +24,7 @@ import structlog
 
 from ledger.database import Database
 from ledger.errors import DatabaseAwayError, KeyInFlightError, OtherVersionError, QueueFullError
-from ledger.lane import Lane
+from ledger.lane import Lane, Lanes
 from ledger.settings import TenantSettings
 from projections.followers import LeaseLostError
 from projections.moodle.accounts import OF_OTHERS
@@ -92,7 +92,7 @@ class Worker:
         database: Database,
         tenant_id: str,
         settings: TenantSettings,
-        lane: Lane,
+        lane: Lane | Lanes,
     ) -> None:
         self._database = database
         self._tenant = tenant_id
