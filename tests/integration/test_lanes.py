@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -42,7 +41,8 @@ class Process:
         self.budget = Budget(budget)
         self.made: list[Lane] = []
         self.lanes = Lanes(self._make, idle_seconds=idle)
-        self.appended: Callable[[str], None] = lambda _: None
+        self.at_work: list[int] = []
+        """At each append, how many lanes had work."""
 
     def _make(self, tenant_id: str) -> Lane:
         ledger = Ledger(self._installation, self._database, tenant_id)
@@ -53,11 +53,14 @@ class Process:
             ledger.entities,
             InlineState(ledger.entities, ledger.projection),
             ledger.lane._render,
-            appended=lambda tenant: self.appended(tenant),
+            appended=self._note,
             budget=self.budget,
         )
         self.made.append(lane)
         return lane
+
+    def _note(self, _: str) -> None:
+        self.at_work.append(sum(not lane.is_idle for lane in self.made))
 
     def college(self) -> College:
         """A new tenant of this process."""
@@ -202,8 +205,6 @@ async def test_a_delivery_at_the_very_moment_of_the_end(
     """
     process = Process(installation, database, budget=1_000_000, idle=0)
     college = process.college()
-    at_work: list[int] = []
-    process.appended = lambda _: at_work.append(sum(not lane.is_idle for lane in process.made))
 
     async def end() -> None:
         while True:
@@ -222,7 +223,7 @@ async def test_a_delivery_at_the_very_moment_of_the_end(
     await asyncio.gather(ending, return_exceptions=True)
     assert len(await consistent(college)) == 15
     assert len(process.made) > 1, "no lane has ended on the way"
-    assert set(at_work) == {1}
+    assert set(process.at_work) == {1}
     await process.lanes.close()
 
 
