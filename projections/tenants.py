@@ -60,9 +60,12 @@ class Pace:
 
     @contextmanager
     def round(self) -> Iterator[None]:
-        """Around a round; one that fails has no pause behind it."""
+        """Around a round; one that fails is made again after as long as it took."""
         begun = time.monotonic()
-        yield
-        ended = time.monotonic()
-        pause = max(self._least, (ended - begun) / self._share)
-        self.due = ended + min(pause, POLL_LONGEST_SECONDS)
+        share, least = 1.0, 0.0
+        try:
+            yield
+            share, least = self._share, self._least
+        finally:
+            ended = time.monotonic()
+            self.due = ended + min(max(least, (ended - begun) / share), POLL_LONGEST_SECONDS)
