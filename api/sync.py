@@ -95,7 +95,7 @@ async def _sync(
         let_go=hold.keep().let_go,
     )
     try:
-        answered = await service.lanes.lane(tenant_id).submit(delivery)
+        answered = await service.lanes.submit(delivery)
     except KeyConflictError:
         raise ProblemError(
             422, "X-Idempotency-Key was used before for another body: use a new key."

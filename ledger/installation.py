@@ -129,7 +129,8 @@ async def _open(
         try:
             async with own.transaction():
                 await create_tenant(own, settings.default_tenant, master_key)
-            await _require_key(own, master_key)  # another server may have founded the ledger meanwhile
+            # all others were checked: this one may have been made just now, by a server with another key
+            await _require_key(own, master_key, settings.default_tenant)
             first_statuses = await with_first_statuses(own)
         finally:
             await own.close()
@@ -149,9 +150,15 @@ async def _is_empty(connection: asyncpg.Connection) -> bool:
     return not await connection.fetchval("select exists (select from ledger.tenants)")
 
 
-async def _require_key(connection: asyncpg.Connection, master_key: MasterKey) -> None:
+async def _require_key(
+    connection: asyncpg.Connection, master_key: MasterKey, tenant_id: str | None = None
+) -> None:
+    """Raises `ConfigurationError` where a tenant, or the one that is named, was made with another key."""
     if await connection.fetchval("select to_regclass('ledger.tenants')"):
-        for row in await connection.fetch("select key_check from ledger.tenants"):
+        rows = await connection.fetch(
+            "select key_check from ledger.tenants where $1::text is null or tenant_id = $1", tenant_id
+        )
+        for row in rows:
             master_key.require(row["key_check"])
 
 

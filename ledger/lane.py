@@ -10,6 +10,7 @@ cache is dropped and the flush runs again with the head locked from the start.
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -19,6 +20,7 @@ import msgspec
 import structlog
 
 from ledger import chain, clock
+from ledger.cache import KEY_BYTES, Budget
 from ledger.database import Connection, Database, begin
 from ledger.errors import (
     DatabaseAwayError,
@@ -52,8 +54,8 @@ FLUSH_DELIVERIES = 32
 FLUSH_BYTES = 8 * 1024 * 1024
 QUEUE_RECORDS = 20_000
 QUEUE_BYTES = 64 * 1024 * 1024
-CACHED_ROWS = 50_000
-CACHED_KEYS = 50_000
+IDLE_SECONDS = 30.0
+"""After so long without work a lane ends, and with it what it kept in memory."""
 WAIT_SECONDS = 30.0
 """So long a request waits for its answer, or for the answer of the first one under its key."""
 
@@ -162,8 +164,8 @@ class Inline(Protocol):
     def state_version(self, view: Any, name: tuple[str, str]) -> int:
         """How often the record's state has changed."""
 
-    def rows(self, view: Any) -> dict[tuple[str, str], Any]:
-        """The view's rows, to be cached."""
+    def keep(self, view: Any, rows: dict[tuple[str, str], Any]) -> int:
+        """Puts the view's rows into the cache. By how many bytes it has grown."""
 
 
 Render = Callable[[Delivery, Sequence[Result]], tuple[bytes, bool]]
@@ -201,8 +203,11 @@ class Lane:
         *,
         ttl_seconds: int = 3600,
         appended: Callable[[str], None] = lambda _: None,
+        budget: Budget | None = None,
     ) -> None:
-        """`appended` is called with the tenant's name after each commit."""
+        """`appended` is called with the tenant's name after each commit. `budget`: what it shares
+        with other lanes; without it the lane has one of its own.
+        """
         self._tenant = tenant_id
         self._database = database
         self._master_key = master_key
@@ -224,11 +229,20 @@ class Lane:
         self._head: Head | None = None
         self._rows: dict[tuple[str, str], Any] = {}
         self._keys: dict[str, SubjectKey] = {}
+        self._weight = 0
+        self._budget = budget or Budget()
+        self.used_at = 0.0
+        """When it got its last delivery, by the loop's clock."""
 
     @property
     def is_full(self) -> bool:
         """Whether the next request would be refused."""
         return self._queued_records >= QUEUE_RECORDS or self._queued_bytes >= QUEUE_BYTES
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is queued or on its way."""
+        return not self._queue and not self._in_flight
 
     async def submit(self, delivery: Delivery) -> Answer:
         """Queues a delivery and waits until it is on disk.
@@ -244,6 +258,7 @@ class Lane:
             raise QueueFullError(self._tenant)
         waiting = _Waiting(delivery, asyncio.get_running_loop().create_future(), delivery.size)
         self._queue.append(waiting)
+        self.used_at = asyncio.get_running_loop().time()
         self._queued_records += len(delivery.records)
         self._queued_bytes += waiting.size
         if self._task is None or self._task.done():
@@ -271,8 +286,11 @@ class Lane:
         """Refuses new deliveries and finishes those that were accepted."""
         self._closing = True
         self._wake.set()
-        if self._task is not None:
-            await self._task
+        try:
+            if self._task is not None:
+                await self._task
+        finally:
+            self._drop()
 
     async def _run(self) -> None:
         try:
@@ -388,6 +406,15 @@ class Lane:
         self._head = None
         self._rows = {}
         self._keys = {}
+        self._weight = 0
+        self._budget.forget(self)
+
+    def give_up(self) -> bool:
+        """Empties the cache, unless a flush works with it. Whether it did."""
+        if self._in_flight:
+            return False
+        self._drop()
+        return True
 
     async def _attempt(self, batch: list[_Waiting], *, lock: bool, again: bool = False) -> bool:
         """One try. False where the head had moved or an answer is remembered. `again`: a
@@ -439,12 +466,11 @@ class Lane:
 
     def _remember(self, run: _Run, after: Head) -> None:
         self._head = after
-        if len(self._rows) > CACHED_ROWS:
-            self._rows = {}
-        if len(self._keys) > CACHED_KEYS:
-            self._keys = {}
-        self._rows.update(self._inline.rows(run.view))
+        keys = len(self._keys)
         self._keys.update(run.keys)
+        self._weight += self._inline.keep(run.view, self._rows) + (len(self._keys) - keys) * KEY_BYTES
+        if not self._budget.used(self, self._weight):
+            self._drop()
 
     async def _read(self, connection: Connection, batch: list[_Waiting], run: _Run, *, lock: bool) -> None:
         """Fills the run's view with all that the fold may look at."""
@@ -658,23 +684,53 @@ def _fail(waiting: _Waiting, error: Exception) -> None:
 
 
 class Lanes:
-    """Every tenant's lane, made when first needed."""
+    """Every tenant's lane, made when first needed and ended when no longer needed. Deliveries go
+    through here, so that a tenant never has two lanes that work.
+    """
 
-    def __init__(self, make: Callable[[str], Lane]) -> None:
+    def __init__(self, make: Callable[[str], Lane], *, idle_seconds: float = IDLE_SECONDS) -> None:
         self._make = make
+        self._idle_seconds = idle_seconds
         self._lanes: dict[str, Lane] = {}
+        self._closing = False
 
-    def lane(self, tenant_id: str) -> Lane:
-        """The tenant's lane."""
+    async def submit(self, delivery: Delivery) -> Answer:
+        """Queues a delivery in its tenant's lane and waits until it is on disk. Raises as `Lane.submit`."""
+        tenant_id = delivery.origin.tenant_id
+        if self._closing:
+            delivery.let_go()
+            raise QueueFullError(tenant_id)
         if (lane := self._lanes.get(tenant_id)) is None:
             lane = self._lanes[tenant_id] = self._make(tenant_id)
-        return lane
+        # it is in the queue before anything else runs: a lane that has ended was left before
+        return await lane.submit(delivery)
 
     @property
     def full(self) -> list[str]:
         """Tenants whose queue is full."""
         return [tenant_id for tenant_id, lane in self._lanes.items() if lane.is_full]
 
+    async def end_idle(self) -> None:
+        """Ends the lanes that have had no work for long, each between two deliveries: the next one
+        gets a new lane. When none is left, memory goes back to the system.
+        """
+        used_before = asyncio.get_running_loop().time() - self._idle_seconds
+        idle = {
+            name: lane for name, lane in self._lanes.items() if lane.is_idle and lane.used_at <= used_before
+        }
+        for tenant_id in idle:
+            del self._lanes[tenant_id]
+        await asyncio.gather(*(lane.close() for lane in idle.values()), return_exceptions=True)
+        if idle and not self._lanes:
+            gc.collect()  # nobody waits now; the interpreter's lists of free objects hold many arenas
+
+    async def keep_ending_idle(self) -> None:
+        """Does so until cancelled."""
+        while True:
+            await asyncio.sleep(self._idle_seconds / 4)
+            await self.end_idle()
+
     async def close(self) -> None:
         """Finishes what was accepted, everywhere."""
+        self._closing = True
         await asyncio.gather(*(lane.close() for lane in self._lanes.values()))

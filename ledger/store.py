@@ -226,24 +226,15 @@ async def try_to_write(connection: Connection, tenant_id: str) -> None:
     await connection.execute("delete from ledger.leases where tenant_id = $1 and name = $2", tenant_id, name)
 
 
-async def destroy_quarantine_keys(connection: Connection, tenant_id: str, before: int) -> int:
-    """Destroys the keys of unreadable deliveries made before an instant. Answers how many."""
-    done = await connection.execute(
-        "update vault.keys set wrapped = null"
-        " where tenant_id = $1 and subject like 'quarantine:%' and wrapped is not null"
-        " and created_at < $2",
-        tenant_id,
-        before,
+async def tidy(connection: Connection, after: str, limit: int, now: int, keys_before: int) -> str | None:
+    """In so many tenants behind one removes remembered answers whose time is over, and destroys the
+    keys of unreadable deliveries made before an instant. Answers the last tenant, None where none is
+    left. Needs a transaction.
+    """
+    last: str | None = await connection.fetchval(
+        "select ledger.tidy_v1($1, $2, $3, $4)", after, limit, now, keys_before
     )
-    return int(done.split()[-1])
-
-
-async def forget_answers(connection: Connection, tenant_id: str, now: int) -> int:
-    """Removes remembered answers whose time is over. Answers how many."""
-    done = await connection.execute(
-        "delete from ledger.idempotency where tenant_id = $1 and expires_at <= $2", tenant_id, now
-    )
-    return int(done.split()[-1])
+    return last
 
 
 class EventStore:
@@ -417,5 +408,5 @@ async def _track(connection: Connection, tenant_id: str, tracking: Tracking) -> 
 
 __all__ = [
     "KNOWN", "MOVED", "OK", "DatabaseAwayError", "EventStore", "Flush", "Head", "Loaded", "Wanted",
-    "append", "begin", "create_tenant", "destroy_quarantine_keys", "forget_answers", "load",
+    "append", "begin", "create_tenant", "load", "tidy",
 ]  # fmt: skip

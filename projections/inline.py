@@ -11,7 +11,7 @@ from ledger.store import Flush, Loaded, Wanted
 from ledger.zoho.entities import Entities
 from ledger.zoho.records import Record
 from projections.fold import CurrentState, Outcome, outcome_columns
-from projections.state import Name, Row, View, from_columns, to_columns
+from projections.state import Name, Row, View, from_columns, to_columns, weight_of
 
 
 class InlineState:
@@ -116,6 +116,13 @@ class InlineState:
         row = view.row(name)
         return row.state_version if row is not None else 0
 
-    def rows(self, view: View) -> dict[Name, Row | None]:
-        """The view's rows, to be cached."""
-        return view.rows
+    def keep(self, view: View, rows: dict[Name, Row | None]) -> int:
+        """Puts the view's rows into the cache. By how many bytes it has grown."""
+        grown = 0
+        for name, row in view.rows.items():
+            if name not in rows:
+                grown += weight_of(row)
+            elif (before := rows[name]) is not row:
+                grown += weight_of(row) - weight_of(before)
+            rows[name] = row
+        return grown

@@ -436,6 +436,16 @@ select tenant_id, position, stream, version, topic, entity, zoho_id, source, del
 -- tenants: every one of the installation
 select tenant_id, created_at from ledger.tenants order by tenant_id;
 
+-- places: where the history of each tenant ends, and which read models are live
+select tenant_id, position, generation, version from ledger.heads_v1();
+
+-- behind: the tenants in which a follower has work left, or parked events
+select tenant_id, is_behind, parked from ledger.behind_v1($1, $2);
+
+-- statuses_of: of some tenants with few events, the head (a row without an entity) and the records whose
+-- status is none of some words
+select tenant_id, position, generation, entity, zoho_id, status from ledger.statuses_v1($1, $2, $3, $4);
+
 -- chain_head: where a tenant's chain ends
 select position, recorded_at, chain from ledger.heads where tenant_id = $1;
 

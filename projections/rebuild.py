@@ -36,6 +36,7 @@ from projections.followers import (
 from projections.queries import SQL
 from projections.replay import Folding, pages, parked_positions
 from projections.state import from_columns, to_columns
+from projections.tenants import places
 
 SAVE_SECONDS = 60.0
 """So often the state that a rebuild has come to is written, so that a crash costs no more."""
@@ -355,7 +356,17 @@ async def _outdated(replay: Replay) -> int | None:
     """How many events an older version of the projection has made a tenant's read models of."""
     async with replay.database.transaction(replay.tenant_id) as connection:
         head = await connection.fetchrow(SQL["head"], replay.tenant_id)
-    return head["position"] if head is not None and head["version"] < replay.projection.version else None
+    return head["position"] if head is not None and _is_older(head["version"], replay.projection) else None
+
+
+async def outdated_tenants(database: Database, default_tenant: str, projection: CurrentState) -> list[str]:
+    """The tenants whose read models an older version of the projection has made."""
+    found = await places(database, default_tenant)
+    return [tenant_id for tenant_id, place in found.items() if _is_older(place.version, projection)]
+
+
+def _is_older(version: int, projection: CurrentState) -> bool:
+    return version < projection.version
 
 
 async def bring_up_to_date(replay: Replay, tell: Callable[[str], None] = lambda _: None) -> None:

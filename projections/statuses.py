@@ -4,9 +4,9 @@ Zoho's picklists grow, and a new word (`Blocked`, `On leave`) would go on giving
 a course without anybody having decided so. Such words are counted for `ready` and named in
 the audit's summary, until one of the lists has them or no record does.
 
-A tenant's records are read once, then only those that changed. What is kept is the records
-whose status is unknown (some 200 bytes each), by process and in memory alone: it follows from
-the settings of the process.
+A tenant's records are read once, then only those that changed. What is kept is the position (some
+300 bytes a tenant) and the records whose status is unknown (some 200 bytes each), by process and in
+memory alone: it follows from the settings of the process.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter
+from collections.abc import Iterable
+from weakref import WeakValueDictionary
 
 import msgspec
 import structlog
@@ -23,9 +25,9 @@ from ledger.database import Connection, Database
 from ledger.errors import DatabaseAwayError
 from ledger.settings import MoodleSettings, Settings
 from ledger.store import Wanted, load
-from projections.followers import tenants
 from projections.queries import SQL
 from projections.state import ACTIVE, WAITING, Name, Row, from_columns
+from projections.tenants import Pace, places
 
 log = structlog.get_logger()
 
@@ -33,6 +35,9 @@ ENTITIES = ("student", "class", "enrollment")
 """The kinds of records whose status decides on a seat."""
 _PAGE = 5_000  # positions
 _SCAN = 5_000  # rows: few enough that nobody else waits while they are looked through
+_YOUNG = 1_000
+"""Tenants with no more events than that are read together for the first time."""
+_AT_ONCE = 200
 
 
 class Unknown(msgspec.Struct, frozen=True):
@@ -47,6 +52,8 @@ class Unknown(msgspec.Struct, frozen=True):
 
 class _Seen:
     """The records of one tenant that have an unknown status, as of a position of one generation."""
+
+    __slots__ = ("_records", "_status", "generation", "position")
 
     def __init__(self, generation: int, position: int) -> None:
         self.generation = generation
@@ -64,6 +71,10 @@ class _Seen:
         if status is not None:
             self._status[name] = status = sys.intern(status)
             self._records[entity, status] += 1
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._status)
 
     def unknown(self) -> list[Unknown]:
         """By entity, spellings of one word together, the most frequent word first."""
@@ -84,29 +95,27 @@ class UnknownStatuses:
         self._database = database
         self._settings = settings
         self._seen: dict[str, _Seen] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._pace = Pace()
         self._round: asyncio.Task[None] | None = None
 
     async def of(self, tenant_id: str) -> list[Unknown]:
         """Those of a tenant now. Raises `DatabaseAwayError`."""
         async with self._locks.setdefault(tenant_id, asyncio.Lock()):
             await self._look(tenant_id)
-        if (seen := self._seen.get(tenant_id)) is None:  # nobody has founded it, or ever may
-            self._locks.pop(tenant_id, None)
-            return []
-        return seen.unknown()
+        seen = self._seen.get(tenant_id)
+        return seen.unknown() if seen is not None else []  # nobody has founded it, or ever may
 
     def counts(self) -> dict[str, int]:
         """How many words each tenant has, as of the last look; tenants without any are left out."""
-        found = {
+        return {
             tenant_id: len({statuses.normal(unknown.status) for unknown in seen.unknown()})
-            for tenant_id, seen in sorted(self._seen.items())
+            for tenant_id, seen in sorted((name, seen) for name, seen in self._seen.items() if seen)
         }
-        return {tenant_id: count for tenant_id, count in found.items() if count}
 
     async def look_at_all(self, seconds: float) -> None:
         """Looks at every tenant, and waits at most so long for it; what takes longer goes on, and is
-        waited for by the next call. Raises nothing.
+        waited for by the next call. With very many tenants not every call looks. Raises nothing.
         """
         if self._round is None or self._round.done():
             self._round = asyncio.create_task(self._look_at_all(), name="statuses")
@@ -120,12 +129,41 @@ class UnknownStatuses:
 
     async def _look_at_all(self) -> None:
         try:
-            for tenant_id in await tenants(self._database, self._settings.default_tenant):
-                await self.of(tenant_id)
+            if not self._pace.is_due:
+                return
+            with self._pace.round():
+                now = await places(self._database, self._settings.default_tenant)
+            await self._begin(tenant_id for tenant_id in now if tenant_id not in self._seen)
+            for tenant_id, place in now.items():
+                seen = self._seen.get(tenant_id)
+                if seen is None or (seen.generation, seen.position) != (place.generation, place.position):
+                    await self.of(tenant_id)
         except DatabaseAwayError:
             pass  # the next look sees what has changed
         except Exception:
             log.exception("looking for unknown statuses failed; it is tried again")
+
+    async def _begin(self, tenants: Iterable[str]) -> None:
+        """Looks at tenants for the first time: at young ones together."""
+        alike: dict[frozenset[str], list[str]] = {}
+        for tenant_id in tenants:
+            named = self._settings.tenant(tenant_id).moodle.named_statuses
+            alike.setdefault(named, []).append(tenant_id)
+        for named, names in alike.items():
+            for start in range(0, len(names), _AT_ONCE):
+                some = names[start : start + _AT_ONCE]
+                async with self._database.transaction(self._settings.default_tenant) as connection:
+                    rows = await connection.fetch(
+                        SQL["statuses_of"], some, list(ENTITIES), sorted(named), _YOUNG
+                    )
+                found: dict[str, _Seen] = {}
+                for tenant_id, position, generation, entity, zoho_id, status in rows:
+                    if entity is None:
+                        found[tenant_id] = _Seen(generation, position)
+                    elif self._settings.tenant(tenant_id).moodle.is_unknown(status):
+                        found[tenant_id].put((entity, zoho_id), status)
+                for tenant_id, seen in found.items():
+                    self._seen.setdefault(tenant_id, seen)
 
     async def _look(self, tenant_id: str) -> None:
         """Brings what is known of a tenant to its head."""

@@ -24,7 +24,7 @@ import structlog
 
 from ledger.database import Database
 from ledger.errors import DatabaseAwayError, KeyInFlightError, OtherVersionError, QueueFullError
-from ledger.lane import Lane
+from ledger.lane import Lane, Lanes
 from ledger.settings import TenantSettings
 from projections.followers import LeaseLostError
 from projections.moodle.accounts import OF_OTHERS
@@ -63,6 +63,8 @@ STALLS, SILENT = 3, 5
 """After so many rounds that failed although Moodle answers, records are tried one by one, until so
 many of them had no answer.
 """
+FOUND_SECONDS = 60.0
+"""So long without work what was found in Moodle is kept: then it is looked up again where it is needed."""
 _CACHED = 200_000
 _NOBODY = "no process works on it: start sync-ledger moodle worker"
 _PAGE = 5_000
@@ -92,7 +94,7 @@ class Worker:
         database: Database,
         tenant_id: str,
         settings: TenantSettings,
-        lane: Lane,
+        lane: Lane | Lanes,
     ) -> None:
         self._database = database
         self._tenant = tenant_id
@@ -112,9 +114,7 @@ class Worker:
         self._queue: dict[Name, None] = {}
         self._forced: set[Name] = set()
         self._tries: Counter[Name] = Counter()
-        self._users: dict[str, int] = {}
-        self._courses: dict[Name, int] = {}
-        self._sought: dict[Name, tuple[Place, ...]] = {}
+        self._forget_found()
         self._waiting_for_email: dict[str, set[str]] = {}
         self._unsure: set[str] = set()
         self._due: dict[Name, _Due] = {}
@@ -122,6 +122,11 @@ class Worker:
         self._stalls = 0
         self._answers = False
         self._own_id: int | None = None
+
+    def _forget_found(self) -> None:
+        self._users: dict[str, int] = {}
+        self._courses: dict[Name, int] = {}
+        self._sought: dict[Name, tuple[Place, ...]] = {}
 
     def wake(self) -> None:
         """Something was appended: look before the next poll."""
@@ -186,14 +191,18 @@ class Worker:
         self._begin_anew()
         await self._look_at_all()
         clock = asyncio.get_running_loop().time
+        worked_at = clock()
         while not (await self._turn.look()).wished:
             self._wake.clear()
             await self._look_behind()
             self._take_up(clock())
             if not self._queue:
                 await self._say(None)
+                if clock() > worked_at + FOUND_SECONDS:
+                    self._forget_found()
             if self._queue and (self.trouble is None or clock() >= self.trouble.not_before):
                 await self._try()
+                worked_at = clock()
                 continue
             until = min([clock() + POLL_SECONDS, *(due.at for due in self._due.values())])
             if self._queue and self.trouble is not None:
@@ -381,7 +390,7 @@ class Worker:
             self._own_id = await prepare(self._site)
             self._answers = True
         if len(self._users) + len(self._courses) > _CACHED:
-            self._users, self._courses, self._sought = {}, {}, {}
+            self._forget_found()
 
         async def load(more: Iterable[Name]) -> None:
             async with self._database.transaction(self._tenant, snapshot=True) as connection:
