@@ -169,12 +169,13 @@ async def recorded_deliveries(connection: Connection, tenant_id: str, delivery_i
     return {row["id"] for row in rows}
 
 
-async def wrapped_keys(connection: Connection, tenant_id: str, key_ids: Iterable[bytes]) -> list[Any]:
-    """(key_id, subject, wrapped) of those keys of the vault that are not destroyed."""
+async def keys_of_vault(connection: Connection, tenant_id: str, key_ids: Iterable[bytes]) -> list[Any]:
+    """(key_id, subject, wrapped) of those keys that the vault has; `wrapped` is None where the key
+    was destroyed.
+    """
     rows = await connection.fetch(
         "select k.key_id, k.subject, k.wrapped from unnest($2::bytea[]) w (key_id) cross join lateral"
-        " (select * from vault.keys k where k.tenant_id = $1 and k.key_id = w.key_id limit 1) k"
-        " where k.wrapped is not null",
+        " (select * from vault.keys k where k.tenant_id = $1 and k.key_id = w.key_id limit 1) k",
         tenant_id,
         list(key_ids),
     )
@@ -213,7 +214,7 @@ async def destroy_quarantine_keys(connection: Connection, tenant_id: str, before
     """Destroys the keys of unreadable deliveries made before an instant. Answers how many."""
     done = await connection.execute(
         "update vault.keys set wrapped = null"
-        " where tenant_id = $1 and subject like 'quarantine:%' and wrapped is not null"
+        " where tenant_id = $1 and subject ~ '^(spare:)*quarantine:' and wrapped is not null"
         " and created_at < $2",
         tenant_id,
         before,
