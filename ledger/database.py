@@ -29,6 +29,9 @@ PATIENCE_SECONDS = 1.0
 PROBE_SECONDS = 0.5
 """So long it has for it."""
 
+UndecodableError = asyncpg.DataError
+"""What PostgreSQL says of a cell that does not hold the text or JSON that a query reads in it."""
+
 _PG_EPOCH = 946_684_800_000_000  # 2000-01-01T00:00:00Z, PostgreSQL's zero
 
 _AWAY = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import asyncpg
 import msgspec
@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from ledger import embedded, migrate
 from ledger.anchor import new_signing_key, read_signing_key
 from ledger.database import ConnectionSettings, Database, connect
-from ledger.errors import ConfigurationError, DatabaseAwayError
+from ledger.errors import ConfigurationError, DamagedError, DatabaseAwayError
 from ledger.settings import Settings, decode_master_key
 from ledger.store import create_tenant, with_first_statuses
 from ledger.vault import MasterKey
@@ -23,6 +23,8 @@ APP_ROLE = "sync_ledger_app"
 SIGNING_KEY = "signing.pem"
 START_SECONDS = 15.0
 """So long a start waits for a connection: a database that is busy with a checkpoint is slow."""
+
+_TRIED_KEYS = 100  # of a tenant, to prove the master key where its check does not
 
 
 class Installation(msgspec.Struct):
@@ -115,7 +117,7 @@ async def _open(
             raise ConfigurationError(f"DATABASE_URL: PostgreSQL {major} is too old: use 15 or newer")
         empty = await _is_empty(connection)
         master_key = _master_key(settings, empty=empty, tell=tell)
-        await _require_key(connection, master_key)
+        await _require_key(connection, master_key, tell, strictly=empty)
         application = await _prepare_schema(connection, settings, admin, master_key, tell)
     finally:
         await connection.close()
@@ -123,7 +125,7 @@ async def _open(
     try:
         async with own.transaction():
             await create_tenant(own, settings.default_tenant, master_key)
-        await _require_key(own, master_key)
+        await _require_key(own, master_key, strictly=empty)
         settings = msgspec.structs.replace(settings, first_statuses=await with_first_statuses(own))
     finally:
         await own.close()
@@ -235,10 +237,55 @@ async def _is_empty(connection: asyncpg.Connection) -> bool:
     return not await connection.fetchval("select exists (select from ledger.tenants)")
 
 
-async def _require_key(connection: asyncpg.Connection, master_key: MasterKey) -> None:
-    if await connection.fetchval("select to_regclass('ledger.tenants')"):
-        for row in await connection.fetch("select key_check from ledger.tenants"):
+async def _require_key(
+    connection: asyncpg.Connection,
+    master_key: MasterKey,
+    tell: Callable[[str], None] = lambda _: None,
+    *,
+    strictly: bool,
+) -> None:
+    """Raises `ConfigurationError` where the ledger was made with another master key. One check that was
+    altered keeps nobody from work, where anything else proves the key; but `strictly`: another server
+    may just have founded the ledger with another key.
+    """
+    if not await connection.fetchval("select to_regclass('ledger.tenants')"):
+        return
+    rows = await connection.fetch("select tenant_id, key_check from ledger.tenants order by tenant_id")
+    failed = dict[str, ConfigurationError]()
+    for row in rows:
+        try:
             master_key.require(row["key_check"])
+        except ConfigurationError as error:
+            failed[row["tenant_id"]] = error
+    if not failed:
+        return
+    is_proved = len(failed) < len(rows) or await _opens_a_key(connection, master_key, failed)
+    if strictly or not is_proved:
+        raise next(iter(failed.values()))
+    for tenant_id in failed:
+        tell(
+            f"the check of the master key of tenant {tenant_id} was altered, or made with another key: put the "
+            "row of ledger.tenants back from a backup (sync-ledger verify looks at the keys of its persons)"
+        )
+
+
+async def _opens_a_key(
+    connection: asyncpg.Connection, master_key: MasterKey, tenant_ids: Iterable[str]
+) -> bool:
+    for tenant_id in tenant_ids:
+        async with connection.transaction():
+            await connection.execute("select set_config('ledger.tenant', $1, true)", tenant_id)
+            rows = await connection.fetch(
+                "select key_id, subject, wrapped from vault.keys where tenant_id = $1 and wrapped is not null"
+                " order by key_id limit $2",
+                tenant_id,
+                _TRIED_KEYS,
+            )
+        for key_id, subject, wrapped in rows:
+            with contextlib.suppress(DamagedError):
+                master_key.unwrap(tenant_id, key_id, subject, wrapped)
+                return True
+    return False
 
 
 def _make_signing_key(settings: Settings, tell: Callable[[str], None]) -> None:

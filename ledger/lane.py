@@ -706,12 +706,13 @@ class Lane:
             try:
                 payload = RecordReceived(_NOTHING, record.values, record.provisional)
                 return self._inline.apply(run.view, event, payload)
+            except DamagedError as error:
+                problem = str(error)
             except Exception as error:
                 log.exception("a handler failed", tenant=self._tenant, position=event.position)
                 problem = type(error).__name__
-        else:
-            place = {"tenant": self._tenant, "position": event.position, "stream": event.stream}
-            log.error("a record is parked until its key is back", **place, reason=problem)
+        place = {"tenant": self._tenant, "position": event.position, "stream": event.stream}
+        log.error("a record is parked", **place, reason=problem)
         run.flush.parked.append(("state", event.stream, event.position, problem))
         return self._inline.fail(run.view, event)
 

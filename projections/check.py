@@ -20,7 +20,7 @@ from projections.replay import Folding, pages, parked_positions
 from projections.state import Row, from_columns, to_columns
 from projections.unread import Unread, filled, filled_outcomes
 
-RECORD_COLUMNS = Row.__struct_fields__
+RECORD_COLUMNS = Row.__struct_fields__[:-1]
 OUTCOME_COLUMNS = ("position", "entity", "zoho_id", "own", "status", "reason", "changes", "errors")
 _INSTANTS = frozenset({"effective_at", "created_at", "updated_at", "deleted_at", "waiting_since", "hour"})
 _PAGE = 5_000

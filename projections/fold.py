@@ -145,7 +145,7 @@ class CurrentState:
     def fail(self, view: View, event: Event) -> Outcome:
         """The outcome of an event on which `apply` failed: it counts, the state stays."""
         if event.entity is not None and event.zoho_id is not None:
-            view.edit(row_of(event)).version = event.version
+            view.count(row_of(event), event.version)
         return Outcome("ERROR")
 
     def _receive(  # noqa: C901  (one published rule after the other)
@@ -267,7 +267,7 @@ class CurrentState:
             return
         for dependent in view.dependents_of(name):
             before = view.row(dependent)
-            if before is None or name in before.waiting_for:
+            if before is None or before.damaged or name in before.waiting_for:
                 continue
             row = view.edit(dependent)
             needs = _needs(self._rules[row.entity], row.fields)

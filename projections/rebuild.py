@@ -160,9 +160,10 @@ class Rebuild:
         ):
             self._generation, self._position = left["generation"], left["position"]
             await remove_generations(database, tenant_id, keep={live, self._generation}, lease=self._lease)
-            await self._load()
-            self._saved = self._position
-            return
+            if await self._load():
+                self._saved = self._position
+                return
+            self._position = 0
         self._generation = max(live, left["generation"] if left else 0) + 1
         async with database.transaction(tenant_id) as connection:
             await self._lease.renew(connection)
@@ -184,8 +185,8 @@ class Rebuild:
             ]
         return all(each == position for each in reached)
 
-    async def _load(self) -> None:
-        """The state that a killed rebuild had saved."""
+    async def _load(self) -> bool:
+        """The state that a killed rebuild had saved; False where that cannot be read."""
         database, tenant_id, generation = self._replay.database, self._tenant, self._generation
         view = self._folding.view
         async with database.transaction(tenant_id) as connection:
@@ -194,12 +195,17 @@ class Rebuild:
         async for columns in rows_of(database, tenant_id, "records_of", generation, ("", "")):
             row = from_columns(columns[2:])
             view.rows[row.name] = row
+            if row.damaged:
+                view.rows.clear()
+                self._folding.unread.clear()
+                return False
             if has_unread(row):
                 self._folding.unread[row.name] = Unread(
                     *row.name, None, "some of its values could not be read"
                 )
         async for link in rows_of(database, tenant_id, "links_of", generation, ("", "", "", "")):
             view.dependents.setdefault((link[0], link[1]), set()).add((link[2], link[3]))
+        return True
 
     async def _follow(self) -> None:
         """Folds page after page until the head is near."""

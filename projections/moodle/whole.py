@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from ledger.database import Connection, Database
+from ledger.errors import DamagedError
 from ledger.lane import Lane
 from ledger.settings import TenantSettings
 from ledger.unseal import Unsealer
@@ -45,8 +46,11 @@ class Whole:
 
     async def plan(self, rows: dict[Name, Row | None], *, since: int = -1) -> tuple[Plan, Acts]:
         """What it takes to bring Moodle to the wanted state of these rows. `since`: whatever Moodle
-        acknowledged up to this position is void. Raises `MoodleError`.
+        acknowledged up to this position is void. Raises `MoodleError`, and `DamagedError` where a row
+        cannot be read: a Moodle is not compared with half of what is wanted.
         """
+        if problem := next((row.problem for row in rows.values() if row is not None and row.damaged), None):
+            raise DamagedError(problem)
         self.site.begin()
         own_id = await prepare(self.site)
         wanted = Wanted(self._settings, rows, since=since)
@@ -72,7 +76,7 @@ class Whole:
         again: what is done is not planned any more. `fresh`: nothing counts that Moodle
         acknowledged before this, or before the first of the calls that were killed.
 
-        Raises `MoodleError`, `DatabaseAwayError`.
+        Raises `MoodleError`, `DamagedError`, `DatabaseAwayError`.
         """
         report = Reporter(lane, self._tenant, self._settings.moodle.base_url or "")
         since = await self._begin() if fresh else -1
