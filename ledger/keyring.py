@@ -8,7 +8,7 @@ one follows from the envelopes of the events that the key seals.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection
 
 import asyncpg
 import msgspec
@@ -25,11 +25,16 @@ NAMED = 1_000
 _PAGE = 5_000
 _REMEMBERED = 200_000  # key ids, some 150 bytes each
 
+_CHECK = "select key_check from ledger.tenants where tenant_id = $1"
+_SEVERAL = (  # an index keeps it from happening, unless somebody has removed that
+    "select subject from vault.keys where tenant_id = $1 and wrapped is not null"
+    " group by subject having count(*) > 1 order by subject limit $2"
+)
 _LIVE_KEYS = (
     "select key_id, subject, wrapped from vault.keys where tenant_id = $1 and wrapped is not null"
-    " and subject >= $2 and (subject, key_id) > ($2, $3) order by subject, key_id limit $4"
+    " and subject > $2 order by subject limit $3"
 )
-SELECT_CHECK = "select key_check from ledger.tenants where tenant_id = $1"
+_SEALED_BY = {entity.name: entity.sealed_by for entity in ENTITIES}
 _decode_refs = msgspec.json.Decoder(dict[str, str | None]).decode
 
 
@@ -50,28 +55,25 @@ class Keyring:
         self._master_key = master_key
         self._subjects: dict[bytes, str | None] = {}
         self._named: set[bytes] = set()
-        self.count = 0
-        """Keys that were opened."""
         self.bad: list[BadKey] = []
         self.more = False
 
     async def open_all(self, database: Database) -> None:
         """Opens every key that is not destroyed, page by page. Raises `DatabaseAwayError`."""
         async with database.transaction(self._tenant) as connection:
-            check = await connection.fetchval(SELECT_CHECK, self._tenant)
+            check = await connection.fetchval(_CHECK, self._tenant)
+            several = await connection.fetch(_SEVERAL, self._tenant, NAMED + 1)
         try:
             self._master_key.require(check or b"")
         except ConfigurationError:
             self._name("master key", "the check of the master key in ledger.tenants was altered")
-        subject, key_id = "", b""
+        for row in several:
+            self._name(row["subject"], f"{row['subject']} has more than one key in vault.keys")
+        subject = ""
         while True:
             async with database.transaction(self._tenant) as connection:
-                rows = await connection.fetch(_LIVE_KEYS, self._tenant, subject, key_id, _PAGE)
-            self.count += len(rows)
-            for row in rows:
-                if row["subject"] == subject:
-                    self._name(subject, f"{subject} has more than one key in vault.keys")
-                key_id, subject, wrapped = row
+                rows = await connection.fetch(_LIVE_KEYS, self._tenant, subject, _PAGE)
+            for key_id, subject, wrapped in rows:
                 try:
                     self._master_key.unwrap(self._tenant, key_id, subject, wrapped)
                 except DamagedError as error:
@@ -80,26 +82,30 @@ class Keyring:
                 return
             await asyncio.sleep(0)
 
-    async def find(self, connection: Connection, events: Iterable[asyncpg.Record]) -> None:
+    async def find(self, connection: Connection, events: Collection[asyncpg.Record]) -> None:
         """Whether the keys that these events are sealed under are there, and whether each stands
         under the subject that the events speak of. Needs a transaction.
         """
-        sealed = [event for event in events if event["key_id"] is not None]
         if len(self._subjects) > _REMEMBERED:
             self._subjects = {}
-        if unknown := {event["key_id"] for event in sealed} - self._subjects.keys():
-            self._subjects.update(dict.fromkeys(unknown))
+        subjects = self._subjects
+        if unknown := {event["key_id"] for event in events} - subjects.keys() - {None}:
+            subjects.update(dict.fromkeys(unknown))
             for key_id, subject, _ in await keys_of_vault(connection, self._tenant, unknown):
-                self._subjects[key_id] = subject
-        for event in sealed:
-            filed, speaks_of = self._subjects[event["key_id"]], _speaks_of(event)
+                subjects[key_id] = subject
+        for event in events:
+            if (key_id := event["key_id"]) is None:
+                continue
+            filed, speaks_of = subjects[key_id], _speaks_of(event)
             if filed is None:
-                problem = f"the key of {speaks_of}, which seals {_place(event)}, is not in vault.keys"
+                found = "not in vault.keys"
             elif not _is_of(vault.owner(filed), speaks_of):
-                problem = f"the key of {speaks_of}, which seals {_place(event)}, is filed under {filed} in vault.keys"
+                found = f"filed under {filed} in vault.keys"
             else:
                 continue
-            self._name(speaks_of or "unknown", problem, event["key_id"])
+            whose = f"of {speaks_of}, which seals" if speaks_of else "that seals"
+            problem = f"the key {whose} position {event['position']} ({event['stream']}), is {found}"
+            self._name(speaks_of or event["stream"], problem, key_id)
 
     def _name(self, subject: str, problem: str, key_id: bytes | None = None) -> None:
         if key_id in self._named:
@@ -112,19 +118,13 @@ class Keyring:
             self._named.add(key_id)
 
 
-def _place(event: asyncpg.Record) -> str:
-    return f"position {event['position']} ({event['stream']})"
-
-
 def _speaks_of(event: asyncpg.Record) -> str | None:
     """The subject whose key seals an event, as far as its envelope tells."""
-    zoho_id, entity = event["zoho_id"], event["entity"]
+    zoho_id, sealed_by = event["zoho_id"], _SEALED_BY.get(event["entity"])
     if zoho_id is None:
         return vault.QUARANTINE
-    if entity not in ENTITIES or (sealed_by := ENTITIES[entity].sealed_by) is None:
-        return None
-    if sealed_by == "zoho_id":
-        return f"{vault.PERSON}{zoho_id}"
+    if sealed_by is None or sealed_by == "zoho_id":
+        return f"{vault.PERSON}{zoho_id}" if sealed_by else None
     try:
         refs = _decode_refs(event["refs"] or "{}")
     except msgspec.MsgspecError:  # the chain tells
