@@ -30,7 +30,7 @@ from ledger.errors import (
     OtherVersionError,
     QueueFullError,
 )
-from ledger.events import DELETION, REPORT, UNUSABLE, Event, RecordReceived
+from ledger.events import DELETION, REPORT, UNUSABLE, Event, RecordReceived, stream_name
 from ledger.seal import Known, Origin, seal, stream_of
 from ledger.store import (
     KNOWN,
@@ -43,6 +43,7 @@ from ledger.store import (
     create_tenant,
     keys_of_vault,
     load,
+    newest_versions,
     recorded_deliveries,
 )
 from ledger.vault import MasterKey, SubjectKey
@@ -373,7 +374,8 @@ class Lane:
         self, batch: list[_Waiting], *, again: bool = False
     ) -> None:
         """Records a batch and answers it. Whatever fails, nothing stays cached that
-        was not committed, and the lane goes on. `again`: a former try may have been committed.
+        was not committed, and the lane goes on. `again`: a former try may have been committed,
+        or have failed on a row that does not count all events of its record.
         """
         started = asyncio.get_running_loop().time()
         try:
@@ -395,7 +397,7 @@ class Lane:
                 _fail(waiting, error)
         except Exception as error:
             self._drop()
-            if len(batch) == 1:
+            if len(batch) == 1 and again:
                 log.exception("a delivery cannot be recorded", tenant=self._tenant)
                 _fail(batch[0], NotRecordedError(f"{type(error).__name__}"))
             else:
@@ -443,6 +445,9 @@ class Lane:
         if again:
             ids = [w.delivery.origin.delivery_id for w in batch]
             run.recorded = await recorded_deliveries(connection, self._tenant, ids)
+            records = [r for w in batch for r in w.delivery.records if r.zoho_id is not None]
+            streams = list({stream_name(*record.row) for record in records})
+            run.versions = await newest_versions(connection, self._tenant, streams)
         before = self._head
         now = clock.now()
         ready = await self._fold(batch, run, before, now)
@@ -682,14 +687,16 @@ class Lane:
             problem = None if record.flags & _NOT_COMPARED else run.damaged[vault.owner(subject)]
         run.position += 1
         run.recorded_at += 1
+        stream = stream_of(record, delivery.origin.delivery_id, index)
+        version = inline.next_version(run.view, record) if usable else 1
         event = seal(
             record,
             entity,
             delivery.origin,
             key,
             inline.known(run.view, record) if usable and problem is None else Known(),
-            stream=stream_of(record, delivery.origin.delivery_id, index),
-            version=inline.next_version(run.view, record) if usable else 1,
+            stream=stream,
+            version=max(version, run.versions.get(stream, 0) + 1),
             position=run.position,
             recorded_at=run.recorded_at,
         )
@@ -730,6 +737,7 @@ class _Run:
         self.answers: dict[tuple[str, str], tuple[Any, ...]] = {}
         self.knows_answers = False
         self.recorded: set[str] = set()
+        self.versions: dict[str, int] = {}
         self.reset(view)
 
     def reset(self, view: Any) -> None:

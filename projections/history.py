@@ -9,7 +9,7 @@ import msgspec
 import structlog
 
 from ledger import clock
-from ledger.database import Connection, Database
+from ledger.database import Connection, Database, UndecodableError
 from ledger.errors import DamagedError
 from ledger.events import REPORT, REPORTS, stream_name
 from ledger.unseal import Unsealer
@@ -87,9 +87,9 @@ class History:
         key was destroyed, and fewer events where they are large. One of which something cannot
         be read says so under `unreadable`.
         """
-        async with self._database.transaction(self._tenant, snapshot=True) as connection:
+        async with self._database.transaction(self._tenant) as connection:
             after, before = await self._bounds(connection, wanted)
-            return await self._page(connection, wanted, after, before, limit, payload=payload)
+        return await self._events(wanted, after, before, limit, payload=payload)
 
     async def export(self, wanted: Filter, *, payload: bool = False) -> AsyncIterator[list[dict[str, Any]]]:
         """All of them up to the newest one of now, page by page, each in a transaction of its
@@ -101,11 +101,30 @@ class History:
         before = min(before, head["position"] + 1 if head else 0)
         page = Page([], more=True)
         while page.more:
-            async with self._database.transaction(self._tenant, snapshot=True) as connection:
-                page = await self._page(connection, wanted, after, before, PAGE, payload=payload)
+            page = await self._events(wanted, after, before, PAGE, payload=payload)
             if page.items:
                 yield page.items
                 after = page.last
+
+    async def _events(self, wanted: Filter, after: int, before: int, limit: int, *, payload: bool) -> Page:
+        try:
+            async with self._database.transaction(self._tenant, snapshot=True) as connection:
+                return await self._page(connection, wanted, after, before, limit, payload=payload)
+        except UndecodableError:
+            if not wanted.warnings:
+                raise
+        return await self._sieved(wanted, after, before, limit, payload=payload)
+
+    async def _sieved(self, wanted: Filter, after: int, before: int, limit: int, *, payload: bool) -> Page:
+        """Events that have warnings, where the database stumbles over one that was altered: they are
+        looked through one by one, and such a one is shown.
+        """
+        each, found = msgspec.structs.replace(wanted, warnings=False), Page([], more=True)
+        while found.more and len(found.items) < limit:
+            page = await self._events(each, after, before, PAGE, payload=payload)
+            found.items += [item for item in page.items if item["warnings"] or "unreadable" in item]
+            found.more, after = page.more, page.last if page.items else after
+        return Page(found.items[:limit], found.more or len(found.items) > limit)
 
     async def _bounds(self, connection: Connection, wanted: Filter) -> tuple[int, int]:
         after, before = wanted.after, END

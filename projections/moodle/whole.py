@@ -25,6 +25,7 @@ from projections.moodle.wanted import Known, Wanted
 from projections.queries import SQL
 from projections.replay import Folding, pages, parked_positions
 from projections.state import Name, Row
+from projections.unread import Unread
 
 TRIES = 3
 """So often a plan is made again where Moodle was not as it had found it."""
@@ -42,6 +43,8 @@ class Whole:
         self._settings = settings
         self.client = MoodleClient(settings.moodle, turn.holds if turn is not None else lambda: True)
         self.site = Site(self.client, settings.moodle)
+        self.unread: list[Unread] = []
+        """Records of the past of which something could not be read: those values are null."""
         self._making_courses = partial(making_courses, database, tenant_id, settings.moodle.timeout)
 
     async def plan(self, rows: dict[Name, Row | None], *, since: int = -1) -> tuple[Plan, Acts]:
@@ -135,6 +138,7 @@ class Whole:
         async for page in pages(self._database, self._tenant, master_key, unsealer, 0, position):
             for event in page:
                 folding.fold(event)
+        self.unread = list(folding.unread.values())
         return folding.view.rows
 
 
