@@ -171,12 +171,24 @@ async def recorded_deliveries(connection: Connection, tenant_id: str, delivery_i
     return {row["id"] for row in rows}
 
 
-async def wrapped_keys(connection: Connection, tenant_id: str, key_ids: Iterable[bytes]) -> list[Any]:
-    """(key_id, subject, wrapped) of those keys of the vault that are not destroyed."""
+async def newest_versions(connection: Connection, tenant_id: str, streams: list[str]) -> dict[str, int]:
+    """The newest version of each of some streams that there are."""
+    rows = await connection.fetch(
+        "select w.stream, e.version from unnest($2::text[]) w (stream) cross join lateral (select e.version"
+        " from ledger.events e where e.tenant_id = $1 and e.stream = w.stream order by e.version desc limit 1) e",
+        tenant_id,
+        streams,
+    )
+    return dict(map(tuple, rows))
+
+
+async def keys_of_vault(connection: Connection, tenant_id: str, key_ids: Iterable[bytes]) -> list[Any]:
+    """(key_id, subject, wrapped) of those keys that the vault has; `wrapped` is None where the key
+    was destroyed.
+    """
     rows = await connection.fetch(
         "select k.key_id, k.subject, k.wrapped from unnest($2::bytea[]) w (key_id) cross join lateral"
-        " (select * from vault.keys k where k.tenant_id = $1 and k.key_id = w.key_id limit 1) k"
-        " where k.wrapped is not null",
+        " (select * from vault.keys k where k.tenant_id = $1 and k.key_id = w.key_id limit 1) k",
         tenant_id,
         list(key_ids),
     )

@@ -64,6 +64,7 @@ class InlineState:
         for name in wanted.dependents:
             view.dependents.setdefault(name, set())
         for needs_entity, needs_id, entity, zoho_id in loaded.dependents:
+            view.rows.setdefault((entity, zoho_id), None)  # a link without its record
             view.dependents[needs_entity, needs_id].add((entity, zoho_id))
 
     def subject(self, view: View, record: Record) -> str | None:
@@ -83,6 +84,11 @@ class InlineState:
         """What the state knows of the record's content."""
         row = view.row(record.row)
         return Known(row.key_id, row.fields) if row is not None else Known()
+
+    def key_of(self, view: View, person: str) -> bytes | None:
+        """The id of the key that seals what is known of a person, as far as the view knows it."""
+        rows = (view.rows.get((entity.name, person)) for entity in self._entities if entity.is_person)
+        return next((row.key_id for row in rows if row is not None), None)
 
     def next_version(self, view: View, record: Record) -> int:
         """The version of the record's next event."""
