@@ -22,7 +22,7 @@ from ledger.embedded import Embedded
 from ledger.errors import ConfigurationError, DamagedError
 from ledger.installation import Installation, open_installation
 from ledger.settings import Secret, Settings
-from ledger.store import destroy_quarantine_keys
+from ledger.store import tidy
 from ledger.verify import Verdict, verify
 from projections.check import check
 from projections.history import Filter, History
@@ -384,7 +384,9 @@ async def test_the_key_of_unusable_records(ledger: Ledger, admin: asyncpg.Connec
     subjects = await admin.fetch("select subject from vault.keys where tenant_id = $1", ledger.tenant)
     assert f"spare:{bad.subject}" in {row["subject"] for row in subjects}
     async with ledger.database.transaction(ledger.tenant) as connection:
-        assert await destroy_quarantine_keys(connection, ledger.tenant, clock.now() + clock.DAY) == 2
+        await tidy(connection, ledger.tenant[:-1], 1, 0, clock.now() + clock.DAY)
+    destroyed = "select count(*) from vault.keys where tenant_id = $1 and wrapped is null"
+    assert await admin.fetchval(destroyed, ledger.tenant) == 2
 
 
 # -- over HTTP, and what is not a key
