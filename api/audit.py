@@ -22,6 +22,7 @@ from api.queries import Cursor, Limit, Query, cursor_of, id_in_path, one_of, pag
 from api.service import Service
 from ledger import clock
 from ledger.events import SOURCES
+from ledger.pace import in_turns
 from ledger.zoho.entities import ENTITIES
 from projections.explain import explain_enrollment
 from projections.history import END, REASONS, STATUSES, Filter, History, Page, deferred_item
@@ -327,7 +328,8 @@ async def ndjson_pages(pages: AsyncIterator[list[dict[str, Any]]], *, payload: b
     """One JSON object a line."""
     del payload
     async for items in pages:
-        yield b"\n".join(map(_line, items)) + b"\n"
+        lines = [_line(item) async for item in in_turns(items)]
+        yield b"\n".join([*lines, b""])
 
 
 async def csv_pages(pages: AsyncIterator[list[dict[str, Any]]], *, payload: bool) -> AsyncIterator[bytes]:
@@ -337,6 +339,6 @@ async def csv_pages(pages: AsyncIterator[list[dict[str, Any]]], *, payload: bool
     async for items in pages:
         text = io.StringIO()
         writer = csv.writer(text)
-        for item in items:
+        async for item in in_turns(items):
             writer.writerow([cell(item[column]) for column in columns])
         yield text.getvalue().encode()

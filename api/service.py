@@ -19,6 +19,7 @@ from ledger.settings import Settings
 from ledger.store import destroy_quarantine_keys, forget_answers
 from ledger.vault import QUARANTINE_DAYS
 from ledger.zoho.entities import Entities
+from ledger.zoho.intake import Intake
 from ledger.zoho.records import Reader
 from projections.fold import CurrentState
 from projections.followers import Followers, tenants
@@ -61,6 +62,7 @@ class Service:
         self.projection = projection or CurrentState(entities)
         self.lanes = Lanes(self._make_lane)
         self._readers: dict[str, Reader] = {}
+        self.intake = Intake()
         self.followers = Followers(self.database, self.settings.default_tenant, [Summary()])
         self.statuses = UnknownStatuses(self.database, self.settings)
         self._rebuilding: dict[str, asyncio.Task[None]] = {}

@@ -9,6 +9,7 @@ from ledger import vault
 from ledger.codec import UnknownTopicError, decode
 from ledger.database import Connection
 from ledger.events import Event
+from ledger.pace import in_turns
 from ledger.store import wrapped_keys
 from ledger.vault import MasterKey, SubjectKey
 
@@ -40,7 +41,7 @@ class Unsealer:
         if not wanted:
             return
         self._keys.update(dict.fromkeys(wanted))
-        for key_id, _, wrapped in await wrapped_keys(connection, self._tenant, wanted):
+        async for key_id, _, wrapped in in_turns(await wrapped_keys(connection, self._tenant, wanted)):
             self._keys[key_id] = self._master_key.sealing_key(self._tenant, key_id, wrapped)
 
     def _secret(self, key_id: bytes) -> bytes | None:

@@ -24,6 +24,7 @@ import structlog
 from ledger import clock
 from ledger.database import Connection, Database
 from ledger.errors import DatabaseAwayError
+from ledger.pace import in_turns
 from projections.queries import SQL
 
 log = structlog.get_logger()
@@ -39,7 +40,7 @@ POLL_A_TENANT = 0.01
 """With many tenants a round may take so many seconds for each of them."""
 
 
-class Item(msgspec.Struct, frozen=True):
+class Item(msgspec.Struct, frozen=True, gc=False):
     """What one event led to, in the envelope's words. `recorded_at` is microseconds."""
 
     position: int
@@ -144,7 +145,7 @@ async def items_behind(
 ) -> list[Item]:
     """What events led to, by position; `until` is inclusive."""
     rows = await connection.fetch(SQL["outcomes_in_order"], tenant_id, generation, after, until, limit)
-    return [Item(*row) for row in rows]
+    return [Item(*row) async for row in in_turns(rows)]
 
 
 async def tenants(database: Database, default_tenant: str) -> list[str]:
@@ -332,7 +333,7 @@ class _Page:
 
     async def _apply(self, connection: Connection, generation: int, items: list[Item]) -> None:
         batch = self._follower.batch()
-        for item in items:
+        async for item in in_turns(items):
             self._follower.apply(batch, item)
         await self._follower.write(connection, self._tenant, generation, batch)
 

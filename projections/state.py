@@ -36,7 +36,7 @@ def fingerprint(key_id: bytes | None, macs: Macs, numbers: Iterable[int]) -> byt
     return blake2b(b"".join(parts), digest_size=16).digest()
 
 
-class Row(msgspec.Struct):
+class Row(msgspec.Struct, gc=False):
     """One row of `ledger.records`, see the schema for what each column means."""
 
     entity: str

@@ -21,8 +21,9 @@ import structlog
 from ledger import statuses
 from ledger.database import Connection, Database
 from ledger.errors import DatabaseAwayError
+from ledger.pace import in_turns
 from ledger.settings import MoodleSettings, Settings
-from ledger.store import Wanted, load
+from ledger.store import Wanted, in_parts, load
 from projections.followers import tenants
 from projections.queries import SQL
 from projections.state import ACTIVE, WAITING, Name, Row, from_columns
@@ -162,7 +163,7 @@ class UnknownStatuses:
                         SQL["statuses_besides"], tenant_id, generation, entity, after, _SCAN, named
                     )
                 *found, end = rows
-                for row in found:
+                async for row in in_turns(found):
                     if moodle.is_unknown(row["status"]):  # SQL does not compare as closely
                         seen.put((entity, row["zoho_id"]), row["status"])
                 after = end["zoho_id"]
@@ -175,8 +176,11 @@ async def _changed(connection: Connection, tenant_id: str, seen: _Seen, until: i
     names = [
         (entity, zoho_id) for entity, zoho_id, _, is_changed in rows if is_changed and entity in ENTITIES
     ]
-    loaded = await load(connection, tenant_id, Wanted(records=names))
-    return [from_columns(columns) for columns in loaded.records]
+    return [
+        from_columns(columns)
+        for part in in_parts(Wanted(records=names))
+        async for columns in in_turns((await load(connection, tenant_id, part)).records)
+    ]
 
 
 def _unknown_status(row: Row, moodle: MoodleSettings) -> str | None:

@@ -25,6 +25,7 @@ import structlog
 from ledger.database import Database
 from ledger.errors import DatabaseAwayError, KeyInFlightError, OtherVersionError, QueueFullError
 from ledger.lane import Lane
+from ledger.pace import in_turns
 from ledger.settings import TenantSettings
 from projections.followers import LeaseLostError
 from projections.moodle.accounts import OF_OTHERS
@@ -260,7 +261,7 @@ class Worker:
                     rows: dict[Name, Row | None] = {}
                     await read(connection, self._tenant, names, rows)
                 wanted = Wanted(self._settings, rows)
-                for name in names:
+                async for name in in_turns(names):
                     status = wanted.status(name)
                     if status == QUEUED:
                         self._queue[name] = None
@@ -370,7 +371,9 @@ class Worker:
         """Brings some records to Moodle. Whether there was anything to do."""
         rows = await self._rows(names)
         wanted = Wanted(self._settings, rows)
-        todo = [name for name in names if name in self._forced or wanted.status(name) == QUEUED]
+        todo = [
+            name async for name in in_turns(names) if name in self._forced or wanted.status(name) == QUEUED
+        ]
         if not todo:
             return False
         self._site.begin()
