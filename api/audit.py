@@ -22,6 +22,7 @@ from api.queries import Cursor, Limit, Query, cursor_of, id_in_path, one_of, pag
 from api.service import Service
 from ledger import clock
 from ledger.events import SOURCES
+from ledger.pace import in_turns
 from ledger.zoho.entities import ENTITIES
 from projections.explain import explain_enrollment
 from projections.history import END, REASONS, STATUSES, Filter, History, Page, deferred_item
@@ -329,7 +330,8 @@ async def ndjson_pages(pages: AsyncIterator[list[dict[str, Any]]], *, payload: b
     """One JSON object a line."""
     del payload
     async for items in pages:
-        yield b"\n".join(map(_line, items)) + b"\n"
+        lines = [_line(item) async for item in in_turns(items)]
+        yield b"\n".join([*lines, b""])
 
 
 async def csv_pages(pages: AsyncIterator[list[dict[str, Any]]], *, payload: bool) -> AsyncIterator[bytes]:
@@ -341,7 +343,7 @@ async def csv_pages(pages: AsyncIterator[list[dict[str, Any]]], *, payload: bool
     async for items in pages:
         text = io.StringIO()
         writer = csv.writer(text)
-        for item in items:
+        async for item in in_turns(items):
             if payload and item["payload"] is None and "unreadable" in item:
                 item["payload"] = msgspec.Raw(_line(f"unreadable: {item['unreadable']}"))
             writer.writerow([cell(item[column]) for column in columns])

@@ -23,6 +23,7 @@ from ledger.settings import Settings
 from ledger.store import tidy, try_to_write
 from ledger.vault import QUARANTINE_DAYS
 from ledger.zoho.entities import Entities
+from ledger.zoho.intake import Intake
 from ledger.zoho.records import Reader
 from projections.fold import CurrentState
 from projections.followers import Followers
@@ -71,6 +72,7 @@ class Service:
         self.lanes = Lanes(self._make_lane)
         self.bodies = Bodies(max(MOST_BYTES, 4 * self.settings.max_body_bytes))
         self._readers: dict[str, Reader] = {}
+        self.intake = Intake()
         self.followers = Followers(self.database, self.settings.default_tenant, [Summary()])
         self.statuses = UnknownStatuses(self.database, self.settings)
         self._rebuilding: dict[str, asyncio.Task[None]] = {}

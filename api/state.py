@@ -15,8 +15,9 @@ from api.queries import Cursor, Limit, Query, cursor_of, id_in_path, one_of, pag
 from api.service import Service
 from ledger import clock
 from ledger.database import Connection
+from ledger.pace import in_turns
 from ledger.zoho.entities import Entity
-from projections.history import BOOKKEEPING, waiting_for
+from projections.history import BOOKKEEPING, PAGE_BYTES, waiting_for
 from projections.moodle.known import read, read_past
 from projections.moodle.wanted import Wanted
 from projections.past import Past
@@ -78,14 +79,15 @@ def state_handlers(service: Service, entity: Entity) -> list[HTTPRouteHandler]:
                 found = await connection.fetch(
                     SQL[f"list_{state}_records"], tenant_id, entity.name, after, limit_ + 1
                 )
-                rows = [from_columns(row[BOOKKEEPING:]) for row in found]
+                rows = [from_columns(row[BOOKKEEPING:]) async for row in in_turns(found)]
                 moodle = await _moodle(service, connection, tenant_id, rows)
             else:
                 past = await _past(service, connection, tenant_id, when)
                 states = (ACTIVE, WAITING, DELETED) if state == "all" else (state,)
                 rows = await past.rows(entity.name, states, after, limit_ + 1)
                 moodle = await _moodle(service, connection, tenant_id, rows, past)
-        items = [_item(entity, row, moodle, past) for row in rows]
+        limit_ = min(limit_, _fitting(rows))
+        items = [_item(entity, row, moodle, past) async for row in in_turns(rows[: limit_ + 1])]
         return page(items, limit_, cursor_of(items[limit_ - 1]["zoho_id"]) if items[limit_:] else None)
 
     @get(
@@ -125,6 +127,16 @@ def state_handlers(service: Service, entity: Entity) -> list[HTTPRouteHandler]:
         return _item(entity, row, moodle, past)
 
     return [list_records, one_record]
+
+
+def _fitting(rows: list[Row]) -> int:
+    """How many rows fit into a page, at least one."""
+    size = 0
+    for number, row in enumerate(rows):
+        size += sum(map(len, filter(None, row.fields.values())))
+        if size > PAGE_BYTES:
+            return max(1, number)
+    return max(1, len(rows))
 
 
 async def _past(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable
 from hashlib import sha256
 from typing import Any
 
@@ -21,6 +20,7 @@ from api.metrics import RESULTS
 from api.problems import RETRY_AFTER_SECONDS, ProblemError, away, not_recorded
 from api.service import Service
 from ledger.errors import (
+    BusyError,
     DatabaseAwayError,
     KeyConflictError,
     KeyInFlightError,
@@ -34,11 +34,10 @@ from ledger.errors import (
 from ledger.lane import Answer, Delivery
 from ledger.seal import Origin
 from ledger.zoho.entities import Entity
-from ledger.zoho.payloads import read_payload, records_of
+from ledger.zoho.intake import Body
 from ledger.zoho.records import Record
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
-_BREATH = 250  # records read before other requests get a turn
 
 
 def sync_handler(service: Service, entity: Entity) -> object:
@@ -81,9 +80,23 @@ async def _sync(
     given_key = _given_key(header(headers, b"x-idempotency-key"))
     body = await _body(scope, receive, service.settings.max_body_bytes, hold)
     query = scope["query_string"]
-    body_hash = sha256(len(query).to_bytes(4, "big") + query + body).digest()
+    hashed = sha256(len(query).to_bytes(4, "big") + query)
+    hashed.update(body)
+    body_hash = hashed.digest()
     key = given_key or f"body-{body_hash.hex()}"
-    records = await _records(service, entity, tenant_id, headers, body, query)
+    content_type = header(headers, b"content-type") or ""
+    records = await _records(
+        service,
+        tenant_id,
+        Body(
+            body,
+            content_type,
+            query,
+            entity.name,
+            service.settings.max_records,
+            service.settings.max_body_bytes,
+        ),
+    )
     if not records and given_key is None:
         answer = {"status": "success", "idempotency_key": key, "results": []}
         return Answer(msgspec.json.encode(answer), delivery_id)
@@ -140,33 +153,15 @@ async def _submit(service: Service, delivery: Delivery) -> Answer:
         raise away() from None
 
 
-async def _records(
-    service: Service,
-    entity: Entity,
-    tenant_id: str,
-    headers: Iterable[tuple[bytes, bytes]],
-    body: bytes,
-    query: bytes,
-) -> list[Record]:
-    reader = service.reader(tenant_id)
+async def _records(service: Service, tenant_id: str, body: Body) -> list[Record]:
     try:
-        payload = read_payload(
-            body,
-            header(headers, b"content-type") or "",
-            query,
-            reader.zoho_names(entity.name),
-            max_records=service.settings.max_records,
-        )
+        return await service.intake.read(tenant_id, service.reader(tenant_id), body)
     except UnreadableBodyError as error:
         raise ProblemError(400, _sentence(str(error))) from None
     except TooLargeError as error:
         raise ProblemError(413, _sentence(str(error))) from None
-    records = []
-    for record in records_of(payload, reader, entity.name):
-        records.append(record)
-        if len(records) % _BREATH == 0:
-            await asyncio.sleep(0)
-    return records
+    except BusyError as error:
+        raise ProblemError(503, _sentence(str(error)), {"Retry-After": RETRY_AFTER_SECONDS}) from None
 
 
 def _sentence(text: str) -> str:

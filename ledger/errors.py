@@ -39,6 +39,10 @@ class QueueFullError(Exception):
     """A tenant's queue holds as much as it may."""
 
 
+class BusyError(Exception):
+    """There is no time for a request now. The text says what to do."""
+
+
 class KeyConflictError(Exception):
     """An idempotency key was used before for another body."""
 

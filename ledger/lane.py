@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Protocol
 
@@ -33,6 +33,7 @@ from ledger.errors import (
     QueueFullError,
 )
 from ledger.events import DELETION, REPORT, UNUSABLE, Event, RecordReceived, stream_name
+from ledger.pace import aside, in_turns
 from ledger.seal import Known, Origin, seal, stream_of
 from ledger.store import (
     KNOWN,
@@ -43,6 +44,7 @@ from ledger.store import (
     Wanted,
     append,
     create_tenant,
+    in_parts,
     keys_of_vault,
     load,
     newest_versions,
@@ -69,7 +71,12 @@ HELD_SECONDS = 0.005
 HELD_MOST_SECONDS = 0.1
 """So long a busy lane keeps its connection while other lanes may wait for one."""
 
-_BREATH = 250  # records folded before other requests get a turn
+LARGE_BYTES = 256 * 1024
+"""A record of such a payload is folded aside: digests, sealing and chain of 15 MB take 100 ms."""
+MANY_DEPENDENTS = 1_000
+"""A record on which so many others wait or rest is folded aside, too."""
+
+_PIECE = 250  # records looked at together
 _RETRY_WITHIN = 1.0  # seconds: a slower failure is answered, not tried again
 
 _encode = msgspec.json.Encoder().encode
@@ -78,7 +85,7 @@ _UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError)
 _NOT_COMPARED = DELETION | REPORT | UNUSABLE
 
 
-class Result(msgspec.Struct):
+class Result(msgspec.Struct, gc=False):
     """One record's event position and what the projection made of it (None: it failed)."""
 
     record: Record
@@ -144,7 +151,7 @@ class Inline(Protocol):
     def recall(self, view: Any, wanted: Wanted, rows: Mapping[tuple[str, str], Any]) -> bool:
         """Takes wanted rows from the cache into the view. Whether there were any."""
 
-    def absorb(self, view: Any, loaded: Loaded, wanted: Wanted) -> None:
+    async def absorb(self, view: Any, loaded: Loaded, wanted: Wanted) -> None:
         """Takes what was read into the view; what was wanted and not found is absent."""
 
     def subject(self, view: Any, record: Record) -> str | None:
@@ -162,13 +169,16 @@ class Inline(Protocol):
     def next_version(self, view: Any, record: Record) -> int:
         """The version of the record's next event."""
 
+    def dependents(self, view: Any, record: Record) -> int:
+        """How many others the record's event may release, or make wait."""
+
     def apply(self, view: Any, event: Event, payload: RecordReceived) -> Any:
         """Folds an event; the view is untouched where this raises."""
 
     def fail(self, view: Any, event: Event) -> Any:
         """The outcome of an event on which `apply` raised."""
 
-    def write(self, view: Any, results: Iterable[tuple[Event, Any]], flush: Flush) -> None:
+    async def write(self, view: Any, results: Iterable[tuple[Event, Any]], flush: Flush) -> None:
         """Adds what the view changed and the outcomes to a flush."""
 
     def state_version(self, view: Any, name: tuple[str, str]) -> int:
@@ -178,7 +188,7 @@ class Inline(Protocol):
         """Puts the view's rows into the cache. By how many bytes it has grown."""
 
 
-Render = Callable[[Delivery, Sequence[Result]], tuple[bytes, bool]]
+Render = Callable[[Delivery, Sequence[Result]], Awaitable[tuple[bytes, bool]]]
 """The answer's body, and whether it may be remembered."""
 
 
@@ -460,7 +470,7 @@ class Lane:
         after = Head(run.position, run.recorded_at, run.chain, before.generation, before.version)
         answer = OK
         if run.flush.events or run.answers:
-            self._inline.write(run.view, run.results, run.flush)
+            await self._inline.write(run.view, run.results, run.flush)
             run.flush.answers = list(run.answers.values())
             answer = await append(connection, self._tenant, before, after, now, run.flush)
         if lock:
@@ -491,15 +501,20 @@ class Lane:
         """Fills the run's view with all that the fold may look at."""
         records = [r for w in batch for r in w.delivery.records if r.zoho_id is not None]
         first = lock or self._head is None
+        parts: deque[Wanted] = deque()
         while True:
-            wanted = self._wanted(batch, records, run)
-            if lock and first:
-                wanted.answers = [w.delivery.place for w in batch]
-            if not wanted and not first:
-                return
+            if not parts:
+                wanted = await self._wanted(batch, records, run)
+                if lock and first:
+                    wanted.answers = [w.delivery.place for w in batch]
+                if not wanted and not first:
+                    return
+                parts.extend(in_parts(wanted))
+            wanted = parts.popleft()
             loaded = await load(connection, self._tenant, wanted, lock=lock and first)
             if loaded.head is None:
                 await self._create_tenant(connection, lock=lock)
+                parts.clear()
                 continue
             if loaded.head.version != self._inline.version:
                 raise OtherVersionError(self._tenant, loaded.head.version, self._inline.version)
@@ -509,9 +524,9 @@ class Lane:
                 self._head = loaded.head
                 run.reset(self._inline.view())
             first = False
-            self._inline.absorb(run.view, loaded, wanted)
+            await self._inline.absorb(run.view, loaded, wanted)
             run.asked.update(wanted.subjects)
-            self._take_keys(run, loaded.keys)
+            await self._take_keys(run, loaded.keys)
             if doubtful := self._doubtful_keys(run, wanted.subjects):
                 await self._look_for(connection, run, doubtful, lock=lock)
             run.knows_answers |= lock
@@ -521,9 +536,9 @@ class Lane:
                     derived, body_hash, delivery_id, answer, _names_in(left), expires_at
                 )
 
-    def _take_keys(self, run: _Run, found: Iterable[Any]) -> None:
+    async def _take_keys(self, run: _Run, found: Iterable[Any]) -> None:
         """Unwraps keys. One that cannot be used stops nobody else: a spare one serves meanwhile."""
-        for key_id, subject, wrapped in found:
+        async for key_id, subject, wrapped in in_turns(found):
             try:
                 run.keys[subject] = self._master_key.unwrap(self._tenant, key_id, subject, wrapped)
             except DamagedError as error:
@@ -563,21 +578,31 @@ class Lane:
         run.damaged[subject] = problem
         run.keys.pop(subject, None)
 
-    def _wanted(self, batch: list[_Waiting], records: list[Record], run: _Run) -> Wanted:
-        others = [(e, i) for stored in run.stored.values() for e, i, _ in stored.records or ()]
-        wanted = self._inline.wanted(run.view, records, others)
+    async def _wanted(self, batch: list[_Waiting], records: list[Record], run: _Run) -> Wanted:
+        wanted = await self._wanted_rows(records, run)
         while self._head and self._inline.recall(run.view, wanted, self._rows):
-            wanted = self._inline.wanted(run.view, records, others)
-        for waiting in batch:
-            for record in waiting.delivery.records:
-                try:
-                    subject = self._subject(run, record)
-                except LookupError:
-                    continue
-                if subject and subject not in self._keys and subject not in run.asked:
-                    run.asked.add(subject)
-                    wanted.subjects.append(subject)
+            wanted = await self._wanted_rows(records, run)
+        async for record in in_turns(r for w in batch for r in w.delivery.records):
+            try:
+                subject = self._subject(run, record)
+            except LookupError:
+                continue
+            if subject and subject not in self._keys and subject not in run.asked:
+                run.asked.add(subject)
+                wanted.subjects.append(subject)
         return wanted
+
+    async def _wanted_rows(self, records: list[Record], run: _Run) -> Wanted:
+        others = [(e, i) for stored in run.stored.values() for e, i, _ in stored.records or ()]
+        found = self._inline.wanted(run.view, records[:_PIECE], others)
+        if len(records) <= _PIECE:
+            return found
+        async for at in in_turns(range(_PIECE, len(records), _PIECE)):
+            more = self._inline.wanted(run.view, records[at : at + _PIECE], ())
+            found.records += more.records
+            found.dependents += more.dependents
+        # several pieces may have named the same
+        return Wanted(list(dict.fromkeys(found.records)), list(dict.fromkeys(found.dependents)))
 
     async def _create_tenant(self, connection: Connection, *, lock: bool) -> None:
         if lock:
@@ -647,16 +672,21 @@ class Lane:
 
     async def _process(self, delivery: Delivery, run: _Run, now: int) -> Answer:
         results = []
-        for index, record in enumerate(delivery.records):
-            if index % _BREATH == _BREATH - 1:
-                await asyncio.sleep(0)
-            results.append(self._record(delivery, run, record, index))
-        body, may_remember = self._render(delivery, results) if delivery.answered else (b"", False)
+        async for index, record in in_turns(enumerate(delivery.records)):
+            if (
+                len(record.payload) > LARGE_BYTES
+                or self._inline.dependents(run.view, record) > MANY_DEPENDENTS
+            ):
+                # nobody else touches the run, nor the keys that it reads: this task alone does, and it waits
+                results.append(await aside(self._record, delivery, run, record, index))
+            else:
+                results.append(self._record(delivery, run, record, index))
+        body, may_remember = await self._render(delivery, results) if delivery.answered else (b"", False)
         if delivery.remember and may_remember and self._ttl:
             names = {(r.entity, r.zoho_id) for r in delivery.records if r.zoho_id is not None}
             left = [
                 (entity, zoho_id, self._inline.state_version(run.view, (entity, zoho_id)))
-                for entity, zoho_id in names
+                async for entity, zoho_id in in_turns(names)
             ]
             stored = _Stored(
                 delivery.derived,

@@ -12,6 +12,7 @@ from ledger.codec import UnknownTopicError, decode
 from ledger.database import Connection
 from ledger.errors import DamagedError
 from ledger.events import Event
+from ledger.pace import in_turns
 from ledger.store import keys_of_vault
 from ledger.vault import MasterKey, SubjectKey
 
@@ -44,7 +45,8 @@ class Unsealer:
         if not wanted:
             return
         self._keys.update(dict.fromkeys(wanted, "the key that seals the payload is not in vault.keys"))
-        for key_id, subject, wrapped in await keys_of_vault(connection, self._tenant, wanted):
+        found = await keys_of_vault(connection, self._tenant, wanted)
+        async for key_id, subject, wrapped in in_turns(found):
             self._keys[key_id] = self._usable(key_id, subject, wrapped)
 
     def _usable(self, key_id: bytes, subject: str, wrapped: bytes | None) -> bytes | str | None:

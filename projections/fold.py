@@ -47,7 +47,7 @@ class Values(Protocol):
         """Field -> text or null."""
 
 
-class Effect(msgspec.Struct, frozen=True):
+class Effect(msgspec.Struct, frozen=True, gc=False):
     """What an event did to another record: released it, or made it wait again."""
 
     entity: str
@@ -57,7 +57,7 @@ class Effect(msgspec.Struct, frozen=True):
     own_position: int
 
 
-class Outcome(msgspec.Struct):
+class Outcome(msgspec.Struct, gc=False):
     """What an event led to. `changes`: field -> (old, new)."""
 
     status: str

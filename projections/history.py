@@ -12,6 +12,7 @@ from ledger import clock
 from ledger.database import Connection, Database, UndecodableError
 from ledger.errors import DamagedError
 from ledger.events import REPORT, REPORTS, stream_name
+from ledger.pace import in_turns
 from ledger.unseal import Unsealer
 from ledger.vault import MasterKey
 from ledger.zoho.entities import ENTITIES, Entities
@@ -32,7 +33,7 @@ END = 2**62
 
 PAGE = 5_000
 PAGE_BYTES = 16 * 1024 * 1024
-"""So much payload a page holds at the most, but for one that is larger alone."""
+"""So much payload and changes a page holds at the most, but for one event that has more alone."""
 
 BOOKKEEPING = 2  # tenant_id and generation come first in `select *`
 
@@ -148,10 +149,10 @@ class History:
         rows.sort(key=lambda row: row["position"])
         more = len(rows) > limit
         del rows[limit:]
-        if payload and (fitting := _fitting(rows)) < len(rows):
+        if (fitting := _fitting(rows, payload=payload)) < len(rows):
             more = True
             del rows[fitting:]
-        items = [_event(row) for row in rows]
+        items = [_event(row) async for row in in_turns(rows)]
         if payload:
             await self._add_payloads(connection, rows, items)
         return Page(items, more)
@@ -162,7 +163,7 @@ class History:
         unsealer = Unsealer(self._tenant, self._master_key)
         await unsealer.learn(connection, (row["key_id"] for row in rows))
         found = await connection.fetch(SQL["payloads_at"], self._tenant, [row["position"] for row in rows])
-        for item, r, (_, payload) in zip(items, rows, found, strict=True):
+        async for item, r, (_, payload) in in_turns(zip(items, rows, found, strict=True)):
             try:
                 item["payload"] = unsealer.record(r["topic"], r["key_id"], payload, r["stream"], r["version"])
             except DamagedError as error:
@@ -273,11 +274,11 @@ async def _select(
     return list(await connection.fetch(SQL[name], *arguments))
 
 
-def _fitting(rows: list[Any]) -> int:
-    """How many rows' payloads fit into a page, at least one."""
+def _fitting(rows: list[Any], *, payload: bool) -> int:
+    """How many rows fit into a page, with their payloads or without, at least one."""
     size = 0
     for number, row in enumerate(rows):
-        size += row["size"]
+        size += len(row["changes"] or b"") + (row["size"] if payload else 0)
         if size > PAGE_BYTES:
             return max(1, number)
     return len(rows)

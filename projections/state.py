@@ -37,7 +37,7 @@ def fingerprint(key_id: bytes | None, macs: Macs, numbers: Iterable[int]) -> byt
     return blake2b(b"".join(parts), digest_size=16).digest()
 
 
-class Row(msgspec.Struct):
+class Row(msgspec.Struct, gc=False):
     """One row of `ledger.records`, see the schema for what each column means. `damaged`: the columns
     `waiting_for` and `fields` as they stand there, where they cannot be read; then nothing is
     applied to the row, and a replay makes it anew.

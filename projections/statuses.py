@@ -23,8 +23,9 @@ import structlog
 from ledger import statuses
 from ledger.database import Connection, Database, UndecodableError
 from ledger.errors import DatabaseAwayError
+from ledger.pace import in_turns
 from ledger.settings import MoodleSettings, Settings
-from ledger.store import Wanted, load
+from ledger.store import Wanted, in_parts, load
 from projections.history import BOOKKEEPING
 from projections.queries import SQL
 from projections.state import ACTIVE, WAITING, Name, Row, from_columns
@@ -212,7 +213,7 @@ class UnknownStatuses:
                     found, after = [(row["zoho_id"], row["status"]) for row in rows], end["zoho_id"]
                 except UndecodableError:  # a row of these was altered
                     found, after = await self._read_each(*place)
-                for zoho_id, status in found:
+                async for zoho_id, status in in_turns(found):
                     if moodle.is_unknown(status):  # SQL does not compare as closely
                         seen.put((entity, zoho_id), status)
         return seen
@@ -234,8 +235,11 @@ async def _changed(connection: Connection, tenant_id: str, seen: _Seen, until: i
     names = [
         (entity, zoho_id) for entity, zoho_id, _, is_changed in rows if is_changed and entity in ENTITIES
     ]
-    loaded = await load(connection, tenant_id, Wanted(records=names))
-    return [from_columns(columns) for columns in loaded.records]
+    return [
+        from_columns(columns)
+        for part in in_parts(Wanted(records=names))
+        async for columns in in_turns((await load(connection, tenant_id, part)).records)
+    ]
 
 
 def _unknown_status(row: Row, moodle: MoodleSettings) -> str | None:

@@ -7,9 +7,9 @@ places: Moodle's ids of former days are not trusted, since a Moodle may have bee
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 
+from ledger.pace import in_turns
 from projections.moodle import rules
 from projections.moodle.accounts import Accounts, Load
 from projections.moodle.draft import Draft
@@ -18,8 +18,6 @@ from projections.moodle.seats import Seats, former_student
 from projections.moodle.site import Site, together
 from projections.moodle.wanted import FAILED, Course, Place, Seat, Wanted
 from projections.state import Name
-
-_BREATH = 1_000  # enrollments read before the turn is renewed
 
 
 class Planner:
@@ -61,12 +59,11 @@ class Planner:
         must be named, since they may share a seat. Raises as `Site` does.
         """
         draft = self._draft
-        seats: list[Seat] = []
-        for number, enrollment in enumerate(enrollments):
-            if (seat := self._wanted.seat(enrollment)) is not None:
-                seats.append(seat)
-            if number % _BREATH == _BREATH - 1:
-                await asyncio.sleep(0)
+        seats = [
+            seat
+            async for enrollment in in_turns(enrollments)
+            if (seat := self._wanted.seat(enrollment)) is not None
+        ]
         named, named_courses = frozenset(students), frozenset(courses)
         students, courses = set(named), set(named_courses)
         for seat in seats:

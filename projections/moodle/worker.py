@@ -25,6 +25,7 @@ import structlog
 from ledger.database import Database
 from ledger.errors import DatabaseAwayError, KeyInFlightError, OtherVersionError, QueueFullError
 from ledger.lane import Lane, Lanes
+from ledger.pace import in_turns
 from ledger.settings import TenantSettings
 from projections.followers import LeaseLostError
 from projections.moodle.accounts import OF_OTHERS
@@ -276,7 +277,7 @@ class Worker:
                     rows: dict[Name, Row | None] = {}
                     await read(connection, self._tenant, names, rows)
                 wanted = Wanted(self._settings, rows)
-                for name in names:
+                async for name in in_turns(names):
                     status = wanted.status(name)
                     if status == QUEUED:
                         self._queue[name] = None
@@ -392,7 +393,7 @@ class Worker:
         wanted = Wanted(self._settings, rows)
         todo = [
             name
-            for name in names
+            async for name in in_turns(names)
             if wanted.status(name) == QUEUED or (name in self._forced and wanted.is_readable(name))
         ]
         if not todo:

@@ -86,7 +86,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ("ledger.vault", 'salt=field_number.to_bytes(2, "big")', 'salt=b""'),
     ],
     "UNCHANGED is not appended": [
-        ("projections.inline", "        for event, outcome in results:\n", "        said = [o.status for _, o in results]\n        flush.events = [e for e, s in zip(flush.events, said) if s != 'UNCHANGED']\n        for event, outcome in results:\n"),
+        ("projections.inline", "        async for event, outcome in in_turns(results):\n", "        said = [o.status for _, o in results]\n        flush.events = [e for e, s in zip(flush.events, said) if s != 'UNCHANGED']\n        async for event, outcome in in_turns(results):\n"),
     ],
     "a thin record wipes fields": [
         ("projections.fold", "{**known, **came}", "dict(came)"),
