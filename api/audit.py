@@ -81,7 +81,8 @@ def _event_handlers(service: Service) -> list[HTTPRouteHandler]:
         summary="What happened, in order",
         description=(
             "Every recorded event by ascending position, with what it led to: `errors` say why it could "
-            "not be used, `warnings` which of its values could not be taken as they came."
+            "not be used, `warnings` which of its values could not be taken as they came. An event of which "
+            "something stored was altered has `unreadable`, which says what."
         ),
         tags=["audit"],
         responses=documented(400, 503),
@@ -153,7 +154,8 @@ def _event_handlers(service: Service) -> list[HTTPRouteHandler]:
         description=(
             "The events of the list, all of them up to the newest one of now. In CSV `changes`, `errors`, "
             "`warnings` and `payload` are JSON text, `warnings` is the last column, and a text that a "
-            "spreadsheet would take for a formula has `'` before it."
+            "spreadsheet would take for a formula has `'` before it. A payload that was altered is a JSON "
+            "text that begins with `unreadable`."
         ),
         tags=["audit"],
         responses=documented(400, 503),
@@ -331,12 +333,16 @@ async def ndjson_pages(pages: AsyncIterator[list[dict[str, Any]]], *, payload: b
 
 
 async def csv_pages(pages: AsyncIterator[list[dict[str, Any]]], *, payload: bool) -> AsyncIterator[bytes]:
-    """RFC 4180 with a header line; `changes`, `errors`, `warnings` and `payload` as JSON text."""
+    """RFC 4180 with a header line; `changes`, `errors`, `warnings` and `payload` as JSON text. In the
+    place of a payload that cannot be read stands a JSON text that says why.
+    """
     columns = (*CSV_COLUMNS, *(("payload",) if payload else ()), "warnings")
     yield (",".join(columns) + "\r\n").encode()
     async for items in pages:
         text = io.StringIO()
         writer = csv.writer(text)
         for item in items:
+            if payload and item["payload"] is None and "unreadable" in item:
+                item["payload"] = msgspec.Raw(_line(f"unreadable: {item['unreadable']}"))
             writer.writerow([cell(item[column]) for column in columns])
         yield text.getvalue().encode()

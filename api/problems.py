@@ -75,6 +75,16 @@ def away() -> ProblemError:
     )
 
 
+def not_recorded() -> ProblemError:
+    """The database is there, but a request could not be recorded."""
+    return ProblemError(
+        503,
+        "The request could not be recorded, and nothing of it was: the server's log says why. The same "
+        "request may be sent again.",
+        {"Retry-After": RETRY_AFTER_SECONDS},
+    )
+
+
 def body_of(status: int, detail: str) -> bytes:
     """The problem document."""
     return msgspec.json.encode(Problem("about:blank", HTTPStatus(status).phrase, status, detail))

@@ -13,18 +13,19 @@ import structlog
 from api.answers import renderer
 from api.bodies import MOST_BYTES, Bodies
 from ledger import clock
+from ledger.cache import Budget
 from ledger.database import Database
 from ledger.errors import DatabaseAwayError
 from ledger.installation import Installation
 from ledger.lane import Lane, Lanes
 from ledger.patience import within
 from ledger.settings import Settings
-from ledger.store import destroy_quarantine_keys, forget_answers, try_to_write
+from ledger.store import tidy, try_to_write
 from ledger.vault import QUARANTINE_DAYS
 from ledger.zoho.entities import Entities
 from ledger.zoho.records import Reader
 from projections.fold import CurrentState
-from projections.followers import Followers, tenants
+from projections.followers import Followers
 from projections.inline import InlineState
 from projections.moodle.worker import Worker
 from projections.rebuild import Replay, bring_up_to_date
@@ -36,6 +37,8 @@ log = structlog.get_logger()
 TIDY_SECONDS = 600
 STOP_SECONDS = 2.0
 """So long the end waits for what was accepted. The server has waited for the requests before."""
+_TIDY_AT_ONCE = 100
+"""So many tenants in one transaction: few enough that nobody waits for its end."""
 
 
 class Degraded(msgspec.Struct):
@@ -64,6 +67,7 @@ class Service:
         self.database: Database = installation.database()
         self._writing: Database = installation.database()
         self.projection = projection or CurrentState(entities)
+        self._budget = Budget()
         self.lanes = Lanes(self._make_lane)
         self.bodies = Bodies(max(MOST_BYTES, 4 * self.settings.max_body_bytes))
         self._readers: dict[str, Reader] = {}
@@ -71,19 +75,20 @@ class Service:
         self.statuses = UnknownStatuses(self.database, self.settings)
         self._rebuilding: dict[str, asyncio.Task[None]] = {}
         self.moodle_workers = {
-            tenant_id: Worker(self.database, tenant_id, tenant, self.lanes.lane(tenant_id))
+            tenant_id: Worker(self.database, tenant_id, tenant, self.lanes)
             for tenant_id in self.settings.tenants
             if (tenant := self.settings.tenant(tenant_id)).moodle.enabled
         }
         self._works_on_moodle = moodle_worker
 
     def reader(self, tenant_id: str) -> Reader:
-        """The tenant's reader of records."""
-        if (reader := self._readers.get(tenant_id)) is None:
+        """The tenant's reader of records; tenants without settings of their own share one."""
+        name = tenant_id if tenant_id in self.settings.tenants else ""
+        if (reader := self._readers.get(name)) is None:
             reader = Reader(self.entities, self.settings.tenant(tenant_id))
             if len(self._readers) > _READERS:
                 self._readers.clear()
-            self._readers[tenant_id] = reader
+            self._readers[name] = reader
         return reader
 
     def _make_lane(self, tenant_id: str) -> Lane:
@@ -96,6 +101,7 @@ class Service:
             renderer(self.entities, moodle_enabled=self.settings.tenant(tenant_id).moodle.enabled),
             ttl_seconds=self.settings.idempotency_ttl_seconds,
             appended=self._appended,
+            budget=self._budget,
         )
 
     def _appended(self, tenant_id: str) -> None:
@@ -174,6 +180,7 @@ class Service:
         work = [
             asyncio.create_task(self._keep_tidy(), name="tidy"),
             asyncio.create_task(self.followers.run(), name="followers"),
+            asyncio.create_task(self.lanes.keep_ending_idle(), name="idle lanes"),
             *(
                 asyncio.create_task(w.run() if self._works_on_moodle else w.watch(), name=f"moodle {n}")
                 for n, w in self.moodle_workers.items()
@@ -208,10 +215,11 @@ class Service:
 
     async def tidy(self, now: int) -> None:
         """One round over every tenant."""
-        for tenant_id in await tenants(self.database, self.settings.default_tenant):
-            async with self.database.transaction(tenant_id) as connection:
-                await forget_answers(connection, tenant_id, now)
-                await destroy_quarantine_keys(connection, tenant_id, now - QUARANTINE_DAYS * clock.DAY)
+        after: str | None = ""
+        while after is not None:
+            async with self.database.transaction(self.settings.default_tenant) as connection:
+                old = now - QUARANTINE_DAYS * clock.DAY
+                after = await tidy(connection, after, _TIDY_AT_ONCE, now, old)
 
 
 _READERS = 1_000

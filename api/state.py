@@ -48,7 +48,10 @@ def state_handlers(service: Service, entity: Entity) -> list[HTTPRouteHandler]:
         f"/v1/{entity.plural}",
         operation_id=f"list_{entity.plural}",
         summary=f"List {entity.plural}",
-        description="Active ones by `zoho_id`, bytewise; other states with `state`.",
+        description=(
+            "Active ones by `zoho_id`, bytewise; other states with `state`. A record of which something "
+            "stored was altered has `unreadable`, which says what."
+        ),
         tags=["state"],
         responses=documented(400, 503),
     )
@@ -71,6 +74,7 @@ def state_handlers(service: Service, entity: Entity) -> list[HTTPRouteHandler]:
         when = query.moment()
         async with service.database.transaction(tenant_id, snapshot=True) as connection:
             if when is None:
+                past = None
                 found = await connection.fetch(
                     SQL[f"list_{state}_records"], tenant_id, entity.name, after, limit_ + 1
                 )
@@ -81,7 +85,7 @@ def state_handlers(service: Service, entity: Entity) -> list[HTTPRouteHandler]:
                 states = (ACTIVE, WAITING, DELETED) if state == "all" else (state,)
                 rows = await past.rows(entity.name, states, after, limit_ + 1)
                 moodle = await _moodle(service, connection, tenant_id, rows, past)
-        items = [_item(entity, row, moodle) for row in rows]
+        items = [_item(entity, row, moodle, past) for row in rows]
         return page(items, limit_, cursor_of(items[limit_ - 1]["zoho_id"]) if items[limit_:] else None)
 
     @get(
@@ -118,7 +122,7 @@ def state_handlers(service: Service, entity: Entity) -> list[HTTPRouteHandler]:
             raise ProblemError(
                 404, f"The ledger of {tenant_id} {knows} no {entity.name} {zoho_id[:80]!r}{then}."
             )
-        return _item(entity, row, moodle)
+        return _item(entity, row, moodle, past)
 
     return [list_records, one_record]
 
@@ -153,7 +157,8 @@ async def _moodle(
     return Wanted(settings, found)
 
 
-def _item(entity: Entity, row: Row, moodle: Wanted | None) -> dict[str, Any]:
+def _item(entity: Entity, row: Row, moodle: Wanted | None, past: Past | None) -> dict[str, Any]:
+    """A record as it is shown. `unreadable`: why some of its values are null although they may not be."""
     item: dict[str, Any] = {"zoho_id": row.zoho_id, "state": row.state}
     item.update({f.name: row.fields.get(f.name) for f in entity.fields})
     if row.state == WAITING:
@@ -171,6 +176,10 @@ def _item(entity: Entity, row: Row, moodle: Wanted | None) -> dict[str, Any]:
         item["moodle_status"] = PENDING if moodle is None else moodle.status(row.name)
     if entity.name in _MOODLE_ID:
         item[_MOODLE_ID[entity.name]] = None if moodle is None else moodle.known(row.name).moodle_id
+    if problem := row.problem:
+        item["unreadable"] = problem
+    elif past is not None and (unread := past.unread.get(row.name)):
+        item["unreadable"] = unread.problem
     return item
 
 

@@ -18,12 +18,14 @@ from litestar.types import Receive, Scope, Send
 from api.bodies import Hold
 from api.guards import delivery_header, header, new_delivery_id, send_problem, tenant_of
 from api.metrics import RESULTS
-from api.problems import RETRY_AFTER_SECONDS, ProblemError, away
+from api.problems import RETRY_AFTER_SECONDS, ProblemError, away, not_recorded
 from api.service import Service
 from ledger.errors import (
     DatabaseAwayError,
     KeyConflictError,
     KeyInFlightError,
+    LostAnswerError,
+    NotRecordedError,
     OtherVersionError,
     QueueFullError,
     TooLargeError,
@@ -94,11 +96,25 @@ async def _sync(
         records=records,
         let_go=hold.keep().let_go,
     )
+    answered = await _submit(service, delivery)
+    RESULTS.labels(entity.name, "replayed" if answered.replayed else "recorded").inc(len(records))
+    return answered
+
+
+async def _submit(service: Service, delivery: Delivery) -> Answer:
+    """The answer of the tenant's lane. Raises `ProblemError` where there is none."""
+    tenant_id = delivery.origin.tenant_id
     try:
-        answered = await service.lanes.lane(tenant_id).submit(delivery)
+        return await service.lanes.submit(delivery)
     except KeyConflictError:
         raise ProblemError(
             422, "X-Idempotency-Key was used before for another body: use a new key."
+        ) from None
+    except LostAnswerError as error:
+        raise ProblemError(
+            409,
+            "The answer remembered under this idempotency key cannot be read. Its records are in the ledger, as "
+            f"delivery {error.delivery_id[:80]!r}: use a new key to send them again.",
         ) from None
     except KeyInFlightError:
         raise ProblemError(
@@ -118,10 +134,10 @@ async def _sync(
             f"The read models of tenant {tenant_id} are of another release: send the same request again.",
             {"Retry-After": RETRY_AFTER_SECONDS},
         ) from None
+    except NotRecordedError:
+        raise not_recorded() from None
     except DatabaseAwayError:
         raise away() from None
-    RESULTS.labels(entity.name, "replayed" if answered.replayed else "recorded").inc(len(records))
-    return answered
 
 
 async def _records(

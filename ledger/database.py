@@ -36,6 +36,10 @@ IDLE_IN_TRANSACTION_SECONDS = 60
 """After so long the server ends a transaction whose owner says nothing: a machine that has gone
 keeps no lock.
 """
+
+UndecodableError = asyncpg.DataError
+"""What PostgreSQL says of a cell that does not hold the text or JSON that a query reads in it."""
+
 _PG_EPOCH = 946_684_800_000_000  # 2000-01-01T00:00:00Z, PostgreSQL's zero
 
 

@@ -9,6 +9,14 @@ class DatabaseAwayError(Exception):
     """The database cannot be reached, or the connection broke before the outcome was known."""
 
 
+class NotRecordedError(DatabaseAwayError):
+    """The database answers, but this delivery could not be recorded; the server's log says why."""
+
+
+class DamagedError(Exception):
+    """Something stored cannot be read: it was altered, or what reads it is gone. The text names it."""
+
+
 class MissingEventError(Exception):
     """The ledger lacks an event that its head or its neighbours prove: it was removed."""
 
@@ -33,6 +41,14 @@ class QueueFullError(Exception):
 
 class KeyConflictError(Exception):
     """An idempotency key was used before for another body."""
+
+
+class LostAnswerError(Exception):
+    """The answer that was remembered under an idempotency key cannot be read."""
+
+    def __init__(self, delivery_id: str) -> None:
+        super().__init__(delivery_id)
+        self.delivery_id = delivery_id
 
 
 class KeyInFlightError(Exception):

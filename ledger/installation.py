@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import asyncpg
 import msgspec
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from ledger import embedded
 from ledger.anchor import new_signing_key, read_signing_key
 from ledger.database import LIMITS, ConnectionSettings, Database, Limits, connect
-from ledger.errors import ConfigurationError
+from ledger.errors import ConfigurationError, DamagedError
 from ledger.logins import START_SECONDS, connect_as_set, prepare_schema
 from ledger.outage import Outage
 from ledger.settings import Settings, decode_master_key
@@ -23,6 +24,8 @@ from ledger.vault import MasterKey
 SIGNING_KEY = "signing.pem"
 PATIENT = Limits(connect=START_SECONDS, patience=5.0, probe=START_SECONDS)
 """Of long work, which would rather wait for a busy database than end."""
+
+_TRIED_KEYS = 100  # of a tenant, to prove the master key where its check does not
 
 
 class Installation(msgspec.Struct):
@@ -119,8 +122,9 @@ async def _open(
             major = connection.get_server_version().major
             if major < embedded.OLDEST_MAJOR:
                 raise ConfigurationError(f"{name}: PostgreSQL {major} is too old: use 15 or newer")
-            master_key = _master_key(settings, empty=await _is_empty(connection), tell=tell)
-            await _require_key(connection, master_key)
+            empty = await _is_empty(connection)
+            master_key = _master_key(settings, empty=empty, tell=tell)
+            await _require_key(connection, master_key, tell, strictly=empty)
             application = await prepare_schema(connection, given, master_key, tell, two=given is not admin)
         finally:
             await connection.close()
@@ -129,7 +133,8 @@ async def _open(
         try:
             async with own.transaction():
                 await create_tenant(own, settings.default_tenant, master_key)
-            await _require_key(own, master_key)  # another server may have founded the ledger meanwhile
+            # all others were checked: this one may have been made just now, by a server with another key
+            await _require_key(own, master_key, strictly=empty, tenant_id=settings.default_tenant)
             first_statuses = await with_first_statuses(own)
         finally:
             await own.close()
@@ -149,10 +154,60 @@ async def _is_empty(connection: asyncpg.Connection) -> bool:
     return not await connection.fetchval("select exists (select from ledger.tenants)")
 
 
-async def _require_key(connection: asyncpg.Connection, master_key: MasterKey) -> None:
-    if await connection.fetchval("select to_regclass('ledger.tenants')"):
-        for row in await connection.fetch("select key_check from ledger.tenants"):
+async def _require_key(
+    connection: asyncpg.Connection,
+    master_key: MasterKey,
+    tell: Callable[[str], None] = lambda _: None,
+    *,
+    strictly: bool,
+    tenant_id: str | None = None,
+) -> None:
+    """Raises `ConfigurationError` where the ledger, or the tenant that is named, was made with another
+    master key. One check that was altered keeps nobody from work, where anything else proves the key; but
+    `strictly`: another server may just have founded the ledger with another key.
+    """
+    if not await connection.fetchval("select to_regclass('ledger.tenants')"):
+        return
+    rows = await connection.fetch(
+        "select tenant_id, key_check from ledger.tenants where $1::text is null or tenant_id = $1"
+        " order by tenant_id",
+        tenant_id,
+    )
+    failed = dict[str, ConfigurationError]()
+    for row in rows:
+        try:
             master_key.require(row["key_check"])
+        except ConfigurationError as error:
+            failed[row["tenant_id"]] = error
+    if not failed:
+        return
+    is_proved = len(failed) < len(rows) or await _opens_a_key(connection, master_key, failed)
+    if strictly or not is_proved:
+        raise next(iter(failed.values()))
+    for name in failed:
+        tell(
+            f"the check of the master key of tenant {name} was altered, or made with another key: put the "
+            "row of ledger.tenants back from a backup (sync-ledger verify looks at the keys of its persons)"
+        )
+
+
+async def _opens_a_key(
+    connection: asyncpg.Connection, master_key: MasterKey, tenant_ids: Iterable[str]
+) -> bool:
+    for tenant_id in tenant_ids:
+        async with connection.transaction():
+            await connection.execute("select set_config('ledger.tenant', $1, true)", tenant_id)
+            rows = await connection.fetch(
+                "select key_id, subject, wrapped from vault.keys where tenant_id = $1 and wrapped is not null"
+                " order by key_id limit $2",
+                tenant_id,
+                _TRIED_KEYS,
+            )
+        for key_id, subject, wrapped in rows:
+            with contextlib.suppress(DamagedError):
+                master_key.unwrap(tenant_id, key_id, subject, wrapped)
+                return True
+    return False
 
 
 def _make_signing_key(settings: Settings, tell: Callable[[str], None]) -> None:

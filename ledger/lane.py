@@ -10,6 +10,7 @@ cache is dropped and the flush runs again with the head locked from the start.
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -18,16 +19,20 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
-from ledger import chain, clock
+from ledger import chain, clock, vault
+from ledger.cache import KEY_BYTES, Budget
 from ledger.database import Connection, Database, begin
 from ledger.errors import (
+    DamagedError,
     DatabaseAwayError,
     KeyConflictError,
     KeyInFlightError,
+    LostAnswerError,
+    NotRecordedError,
     OtherVersionError,
     QueueFullError,
 )
-from ledger.events import Event, RecordReceived
+from ledger.events import DELETION, REPORT, UNUSABLE, Event, RecordReceived, stream_name
 from ledger.seal import Known, Origin, seal, stream_of
 from ledger.store import (
     KNOWN,
@@ -38,7 +43,9 @@ from ledger.store import (
     Wanted,
     append,
     create_tenant,
+    keys_of_vault,
     load,
+    newest_versions,
     recorded_deliveries,
 )
 from ledger.vault import MasterKey, SubjectKey
@@ -52,8 +59,8 @@ FLUSH_DELIVERIES = 32
 FLUSH_BYTES = 8 * 1024 * 1024
 QUEUE_RECORDS = 20_000
 QUEUE_BYTES = 64 * 1024 * 1024
-CACHED_ROWS = 50_000
-CACHED_KEYS = 50_000
+IDLE_SECONDS = 30.0
+"""After so long without work a lane ends, and with it what it kept in memory."""
 WAIT_SECONDS = 30.0
 """So long a request waits for its answer, or for the answer of the first one under its key."""
 
@@ -67,6 +74,8 @@ _RETRY_WITHIN = 1.0  # seconds: a slower failure is answered, not tried again
 
 _encode = msgspec.json.Encoder().encode
 _decode_records = msgspec.json.Decoder(list[tuple[str, str, int]]).decode
+_UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError)
+_NOT_COMPARED = DELETION | REPORT | UNUSABLE
 
 
 class Result(msgspec.Struct):
@@ -147,6 +156,9 @@ class Inline(Protocol):
     def known(self, view: Any, record: Record) -> Known:
         """What the state knows of the record's content."""
 
+    def key_of(self, view: Any, person: str) -> bytes | None:
+        """The id of the key that seals what is known of a person, as far as the view knows it."""
+
     def next_version(self, view: Any, record: Record) -> int:
         """The version of the record's next event."""
 
@@ -162,8 +174,8 @@ class Inline(Protocol):
     def state_version(self, view: Any, name: tuple[str, str]) -> int:
         """How often the record's state has changed."""
 
-    def rows(self, view: Any) -> dict[tuple[str, str], Any]:
-        """The view's rows, to be cached."""
+    def keep(self, view: Any, rows: dict[tuple[str, str], Any]) -> int:
+        """Puts the view's rows into the cache. By how many bytes it has grown."""
 
 
 Render = Callable[[Delivery, Sequence[Result]], tuple[bytes, bool]]
@@ -177,13 +189,13 @@ class _Waiting(msgspec.Struct):
 
 
 class _Stored(msgspec.Struct):
-    """A remembered answer."""
+    """A remembered answer. `records` is None where nobody can read it any more."""
 
     derived: bool
     body_hash: bytes
     delivery_id: str
     answer: bytes
-    records: list[tuple[str, str, int]]
+    records: list[tuple[str, str, int]] | None
     expires_at: int
 
 
@@ -201,8 +213,11 @@ class Lane:
         *,
         ttl_seconds: int = 3600,
         appended: Callable[[str], None] = lambda _: None,
+        budget: Budget | None = None,
     ) -> None:
-        """`appended` is called with the tenant's name after each commit."""
+        """`appended` is called with the tenant's name after each commit. `budget`: what it shares
+        with other lanes; without it the lane has one of its own.
+        """
         self._tenant = tenant_id
         self._database = database
         self._master_key = master_key
@@ -224,26 +239,37 @@ class Lane:
         self._head: Head | None = None
         self._rows: dict[tuple[str, str], Any] = {}
         self._keys: dict[str, SubjectKey] = {}
+        self._weight = 0
+        self._budget = budget or Budget()
+        self.used_at = 0.0
+        """When it got its last delivery, by the loop's clock."""
 
     @property
     def is_full(self) -> bool:
         """Whether the next request would be refused."""
         return self._queued_records >= QUEUE_RECORDS or self._queued_bytes >= QUEUE_BYTES
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is queued or on its way."""
+        return not self._queue and not self._in_flight
+
     async def submit(self, delivery: Delivery) -> Answer:
         """Queues a delivery and waits until it is on disk.
 
         Raises `QueueFullError` at once, `KeyConflictError` where the key was used for
-        another body, `KeyInFlightError` where the first request under the key is not
-        answered in time, `DatabaseAwayError` where it could not be recorded (or the
-        outcome is not known: the same key tells), `OtherVersionError` where the read models
-        are not this process's to write.
+        another body, `LostAnswerError` where its answer was altered, `KeyInFlightError` where
+        the first request under the key is not answered in time, `DatabaseAwayError` where it
+        could not be recorded (or the outcome is not known: the same key tells), its kind
+        `NotRecordedError` where that is not the database's fault, `OtherVersionError` where the
+        read models are not this process's to write.
         """
         if self._closing or self.is_full:
             delivery.let_go()
             raise QueueFullError(self._tenant)
         waiting = _Waiting(delivery, asyncio.get_running_loop().create_future(), delivery.size)
         self._queue.append(waiting)
+        self.used_at = asyncio.get_running_loop().time()
         self._queued_records += len(delivery.records)
         self._queued_bytes += waiting.size
         if self._task is None or self._task.done():
@@ -271,8 +297,11 @@ class Lane:
         """Refuses new deliveries and finishes those that were accepted."""
         self._closing = True
         self._wake.set()
-        if self._task is not None:
-            await self._task
+        try:
+            if self._task is not None:
+                await self._task
+        finally:
+            self._drop()
 
     async def _run(self) -> None:
         try:
@@ -350,7 +379,8 @@ class Lane:
         self, batch: list[_Waiting], *, again: bool = False
     ) -> None:
         """Records a batch and answers it. Whatever fails, nothing stays cached that
-        was not committed, and the lane goes on. `again`: a former try may have been committed.
+        was not committed, and the lane goes on. `again`: a former try may have been committed,
+        or have failed on a row that does not count all events of its record.
         """
         started = asyncio.get_running_loop().time()
         try:
@@ -372,9 +402,9 @@ class Lane:
                 _fail(waiting, error)
         except Exception as error:
             self._drop()
-            if len(batch) == 1:
+            if len(batch) == 1 and again:
                 log.exception("a delivery cannot be recorded", tenant=self._tenant)
-                _fail(batch[0], DatabaseAwayError(f"{type(error).__name__}"))
+                _fail(batch[0], NotRecordedError(f"{type(error).__name__}"))
             else:
                 for waiting in batch:
                     await self.flush([waiting], again=True)
@@ -388,6 +418,15 @@ class Lane:
         self._head = None
         self._rows = {}
         self._keys = {}
+        self._weight = 0
+        self._budget.forget(self)
+
+    def give_up(self) -> bool:
+        """Empties the cache, unless a flush works with it. Whether it did."""
+        if self._in_flight:
+            return False
+        self._drop()
+        return True
 
     async def _attempt(self, batch: list[_Waiting], *, lock: bool, again: bool = False) -> bool:
         """One try. False where the head had moved or an answer is remembered. `again`: a
@@ -412,6 +451,9 @@ class Lane:
         if again:
             ids = [w.delivery.origin.delivery_id for w in batch]
             run.recorded = await recorded_deliveries(connection, self._tenant, ids)
+            records = [r for w in batch for r in w.delivery.records if r.zoho_id is not None]
+            streams = list({stream_name(*record.row) for record in records})
+            run.versions = await newest_versions(connection, self._tenant, streams)
         before = self._head
         now = clock.now()
         ready = await self._fold(batch, run, before, now)
@@ -439,12 +481,11 @@ class Lane:
 
     def _remember(self, run: _Run, after: Head) -> None:
         self._head = after
-        if len(self._rows) > CACHED_ROWS:
-            self._rows = {}
-        if len(self._keys) > CACHED_KEYS:
-            self._keys = {}
-        self._rows.update(self._inline.rows(run.view))
+        keys = len(self._keys)
         self._keys.update(run.keys)
+        self._weight += self._inline.keep(run.view, self._rows) + (len(self._keys) - keys) * KEY_BYTES
+        if not self._budget.used(self, self._weight):
+            self._drop()
 
     async def _read(self, connection: Connection, batch: list[_Waiting], run: _Run, *, lock: bool) -> None:
         """Fills the run's view with all that the fold may look at."""
@@ -470,18 +511,60 @@ class Lane:
             first = False
             self._inline.absorb(run.view, loaded, wanted)
             run.asked.update(wanted.subjects)
-            for key_id, subject, wrapped in loaded.keys:
-                run.keys[subject] = self._master_key.unwrap(self._tenant, key_id, subject, wrapped)
+            self._take_keys(run, loaded.keys)
+            if doubtful := self._doubtful_keys(run, wanted.subjects):
+                await self._look_for(connection, run, doubtful, lock=lock)
             run.knows_answers |= lock
             for row in loaded.answers:
                 endpoint, key, derived, body_hash, delivery_id, answer, left, expires_at, _ = row
-                names = _decode_records(left)
                 run.stored[endpoint, key] = _Stored(
-                    derived, body_hash, delivery_id, answer, names, expires_at
+                    derived, body_hash, delivery_id, answer, _names_in(left), expires_at
                 )
 
+    def _take_keys(self, run: _Run, found: Iterable[Any]) -> None:
+        """Unwraps keys. One that cannot be used stops nobody else: a spare one serves meanwhile."""
+        for key_id, subject, wrapped in found:
+            try:
+                run.keys[subject] = self._master_key.unwrap(self._tenant, key_id, subject, wrapped)
+            except DamagedError as error:
+                self._do_without(run, subject, str(error))
+
+    def _doubtful_keys(self, run: _Run, subjects: Iterable[str]) -> dict[bytes, str]:
+        """Keys that seal what is known of some persons, but were not found under these."""
+        return {
+            key_id: subject
+            for subject in subjects
+            if subject.startswith(vault.PERSON)
+            and subject not in run.damaged
+            and (key_id := self._inline.key_of(run.view, subject.removeprefix(vault.PERSON)))
+            and (subject not in run.keys or run.keys[subject].key_id != key_id)
+        }
+
+    async def _look_for(
+        self, connection: Connection, run: _Run, doubtful: dict[bytes, str], *, lock: bool
+    ) -> None:
+        """Nobody makes another key in the place of one that may come back, only of one that was destroyed."""
+        async with AsyncExitStack() as stack:
+            if not lock:
+                await stack.enter_async_context(connection.transaction())
+                await connection.execute("select set_config('ledger.tenant', $1, true)", self._tenant)
+            found = await keys_of_vault(connection, self._tenant, doubtful)
+        filed = {key_id: (subject, wrapped) for key_id, subject, wrapped in found}
+        for key_id, subject in doubtful.items():
+            if key_id not in filed:
+                self._do_without(run, subject, f"the key of {subject} is not in vault.keys")
+                continue
+            under, wrapped = filed[key_id]
+            if wrapped is not None and vault.owner(under) != subject:
+                self._do_without(run, subject, f"the key of {subject} is filed under {under} in vault.keys")
+
+    def _do_without(self, run: _Run, subject: str, problem: str) -> None:
+        log.error("a key cannot be used: run sync-ledger verify", tenant=self._tenant, reason=problem)
+        run.damaged[subject] = problem
+        run.keys.pop(subject, None)
+
     def _wanted(self, batch: list[_Waiting], records: list[Record], run: _Run) -> Wanted:
-        others = [(e, i) for stored in run.stored.values() for e, i, _ in stored.records]
+        others = [(e, i) for stored in run.stored.values() for e, i, _ in stored.records or ()]
         wanted = self._inline.wanted(run.view, records, others)
         while self._head and self._inline.recall(run.view, wanted, self._rows):
             wanted = self._inline.wanted(run.view, records, others)
@@ -504,10 +587,13 @@ class Lane:
             await create_tenant(connection, self._tenant, self._master_key, self._inline.version)
 
     def _subject(self, run: _Run, record: Record) -> str | None:
-        if record.zoho_id is not None:
-            subject = self._inline.subject(run.view, record)
-            return None if subject is None else f"person:{subject}" if subject else _quarantine()
-        return _quarantine()
+        person = self._inline.subject(run.view, record) if record.zoho_id is not None else ""
+        if person is None:
+            return None
+        subject = vault.PERSON + person if person else _quarantine()
+        while subject in run.damaged:
+            subject = vault.SPARE + subject
+        return subject
 
     def _key(self, run: _Run, subject: str | None) -> SubjectKey | None:
         if subject is None:
@@ -545,16 +631,19 @@ class Lane:
         own = stored.delivery_id == delivery.origin.delivery_id
         if not own and stored.body_hash != delivery.body_hash:
             return KeyConflictError(delivery.key)
-        if (
-            not own
-            and stored.derived
-            and not all(
-                self._inline.state_version(run.view, (entity, zoho_id)) == version
-                for entity, zoho_id, version in stored.records
-            )
-        ):
+        readable = _is_readable(stored.answer)
+        if not own and stored.derived and not (readable and self._is_as_left(stored, run)):
             return None
+        if not readable:
+            return LostAnswerError(stored.delivery_id)
         return Answer(stored.answer, stored.delivery_id, replayed=not own)
+
+    def _is_as_left(self, stored: _Stored, run: _Run) -> bool:
+        """Whether every record is still as the remembered request left it."""
+        return stored.records is not None and all(
+            self._inline.state_version(run.view, (entity, zoho_id)) == version
+            for entity, zoho_id, version in stored.records
+        )
 
     async def _process(self, delivery: Delivery, run: _Run, now: int) -> Answer:
         results = []
@@ -594,33 +683,50 @@ class Lane:
     def _record(self, delivery: Delivery, run: _Run, record: Record, index: int) -> Result:
         inline = self._inline
         entity = self._entities[record.entity]
-        key = self._key(run, self._subject(run, record))
+        subject = self._subject(run, record)
+        key = self._key(run, subject)
         usable = record.zoho_id is not None
+        problem = None
+        if subject is not None and subject.startswith(vault.SPARE):
+            # under a spare key nothing can be compared with what is known; these need not be
+            problem = None if record.flags & _NOT_COMPARED else run.damaged[vault.owner(subject)]
         run.position += 1
         run.recorded_at += 1
+        stream = stream_of(record, delivery.origin.delivery_id, index)
+        version = inline.next_version(run.view, record) if usable else 1
         event = seal(
             record,
             entity,
             delivery.origin,
             key,
-            inline.known(run.view, record) if usable else Known(),
-            stream=stream_of(record, delivery.origin.delivery_id, index),
-            version=inline.next_version(run.view, record) if usable else 1,
+            inline.known(run.view, record) if usable and problem is None else Known(),
+            stream=stream,
+            version=max(version, run.versions.get(stream, 0) + 1),
             position=run.position,
             recorded_at=run.recorded_at,
         )
         columns = msgspec.structs.astuple(event)[:-1]
         run.chain = chain.link(run.chain, columns)
         run.flush.events.append((*columns[1:], run.chain))
-        try:
-            payload = RecordReceived(_NOTHING, record.values, record.provisional)
-            outcome = inline.apply(run.view, event, payload)
-        except Exception as error:
-            log.exception("a handler failed", tenant=self._tenant, position=run.position)
-            outcome = inline.fail(run.view, event)
-            run.flush.parked.append(("state", event.stream, run.position, type(error).__name__))
+        outcome = self._outcome(run, record, event, problem)
         run.results.append((event, outcome))
         return Result(record, run.position, outcome)
+
+    def _outcome(self, run: _Run, record: Record, event: Event, problem: str | None) -> Any:
+        """What the record leads to. Where there is a problem it is parked: it counts, the state stays."""
+        if problem is None:
+            try:
+                payload = RecordReceived(_NOTHING, record.values, record.provisional)
+                return self._inline.apply(run.view, event, payload)
+            except DamagedError as error:
+                problem = str(error)
+            except Exception as error:
+                log.exception("a handler failed", tenant=self._tenant, position=event.position)
+                problem = type(error).__name__
+        place = {"tenant": self._tenant, "position": event.position, "stream": event.stream}
+        log.error("a record is parked", **place, reason=problem)
+        run.flush.parked.append(("state", event.stream, event.position, problem))
+        return self._inline.fail(run.view, event)
 
 
 _NOTHING = msgspec.Raw(b"")  # a fold reads values, never the record itself
@@ -636,11 +742,13 @@ class _Run:
         self.answers: dict[tuple[str, str], tuple[Any, ...]] = {}
         self.knows_answers = False
         self.recorded: set[str] = set()
+        self.versions: dict[str, int] = {}
         self.reset(view)
 
     def reset(self, view: Any) -> None:
         self.view = view
         self.keys: dict[str, SubjectKey] = {}
+        self.damaged: dict[str, str] = {}
         self.asked: set[str] = set()
         self.stored: dict[tuple[str, str], _Stored] = {}
         self.flush = Flush()
@@ -649,7 +757,23 @@ class _Run:
 
 def _quarantine() -> str:
     """Unreadable deliveries of one day share a key, which is destroyed in time."""
-    return f"quarantine:{clock.to_text(clock.now())[:10]}"
+    return vault.QUARANTINE + clock.to_text(clock.now())[:10]
+
+
+def _names_in(records: bytes) -> list[tuple[str, str, int]] | None:
+    """The records of a remembered answer, None where they cannot be read."""
+    try:
+        return _decode_records(records)
+    except _UNDECODABLE:
+        return None
+
+
+def _is_readable(answer: bytes) -> bool:
+    try:
+        msgspec.json.decode(answer)
+    except _UNDECODABLE:
+        return False
+    return True
 
 
 def _fail(waiting: _Waiting, error: Exception) -> None:
@@ -658,23 +782,53 @@ def _fail(waiting: _Waiting, error: Exception) -> None:
 
 
 class Lanes:
-    """Every tenant's lane, made when first needed."""
+    """Every tenant's lane, made when first needed and ended when no longer needed. Deliveries go
+    through here, so that a tenant never has two lanes that work.
+    """
 
-    def __init__(self, make: Callable[[str], Lane]) -> None:
+    def __init__(self, make: Callable[[str], Lane], *, idle_seconds: float = IDLE_SECONDS) -> None:
         self._make = make
+        self._idle_seconds = idle_seconds
         self._lanes: dict[str, Lane] = {}
+        self._closing = False
 
-    def lane(self, tenant_id: str) -> Lane:
-        """The tenant's lane."""
+    async def submit(self, delivery: Delivery) -> Answer:
+        """Queues a delivery in its tenant's lane and waits until it is on disk. Raises as `Lane.submit`."""
+        tenant_id = delivery.origin.tenant_id
+        if self._closing:
+            delivery.let_go()
+            raise QueueFullError(tenant_id)
         if (lane := self._lanes.get(tenant_id)) is None:
             lane = self._lanes[tenant_id] = self._make(tenant_id)
-        return lane
+        # it is in the queue before anything else runs: a lane that has ended was left before
+        return await lane.submit(delivery)
 
     @property
     def full(self) -> list[str]:
         """Tenants whose queue is full."""
         return [tenant_id for tenant_id, lane in self._lanes.items() if lane.is_full]
 
+    async def end_idle(self) -> None:
+        """Ends the lanes that have had no work for long, each between two deliveries: the next one
+        gets a new lane. When none is left, memory goes back to the system.
+        """
+        used_before = asyncio.get_running_loop().time() - self._idle_seconds
+        idle = {
+            name: lane for name, lane in self._lanes.items() if lane.is_idle and lane.used_at <= used_before
+        }
+        for tenant_id in idle:
+            del self._lanes[tenant_id]
+        await asyncio.gather(*(lane.close() for lane in idle.values()), return_exceptions=True)
+        if idle and not self._lanes:
+            gc.collect()  # nobody waits now; the interpreter's lists of free objects hold many arenas
+
+    async def keep_ending_idle(self) -> None:
+        """Does so until cancelled."""
+        while True:
+            await asyncio.sleep(self._idle_seconds / 4)
+            await self.end_idle()
+
     async def close(self) -> None:
         """Finishes what was accepted, everywhere."""
+        self._closing = True
         await asyncio.gather(*(lane.close() for lane in self._lanes.values()))

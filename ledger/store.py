@@ -171,12 +171,24 @@ async def recorded_deliveries(connection: Connection, tenant_id: str, delivery_i
     return {row["id"] for row in rows}
 
 
-async def wrapped_keys(connection: Connection, tenant_id: str, key_ids: Iterable[bytes]) -> list[Any]:
-    """(key_id, subject, wrapped) of those keys of the vault that are not destroyed."""
+async def newest_versions(connection: Connection, tenant_id: str, streams: list[str]) -> dict[str, int]:
+    """The newest version of each of some streams that there are."""
+    rows = await connection.fetch(
+        "select w.stream, e.version from unnest($2::text[]) w (stream) cross join lateral (select e.version"
+        " from ledger.events e where e.tenant_id = $1 and e.stream = w.stream order by e.version desc limit 1) e",
+        tenant_id,
+        streams,
+    )
+    return dict(map(tuple, rows))
+
+
+async def keys_of_vault(connection: Connection, tenant_id: str, key_ids: Iterable[bytes]) -> list[Any]:
+    """(key_id, subject, wrapped) of those keys that the vault has; `wrapped` is None where the key
+    was destroyed.
+    """
     rows = await connection.fetch(
         "select k.key_id, k.subject, k.wrapped from unnest($2::bytea[]) w (key_id) cross join lateral"
-        " (select * from vault.keys k where k.tenant_id = $1 and k.key_id = w.key_id limit 1) k"
-        " where k.wrapped is not null",
+        " (select * from vault.keys k where k.tenant_id = $1 and k.key_id = w.key_id limit 1) k",
         tenant_id,
         list(key_ids),
     )
@@ -226,24 +238,15 @@ async def try_to_write(connection: Connection, tenant_id: str) -> None:
     await connection.execute("delete from ledger.leases where tenant_id = $1 and name = $2", tenant_id, name)
 
 
-async def destroy_quarantine_keys(connection: Connection, tenant_id: str, before: int) -> int:
-    """Destroys the keys of unreadable deliveries made before an instant. Answers how many."""
-    done = await connection.execute(
-        "update vault.keys set wrapped = null"
-        " where tenant_id = $1 and subject like 'quarantine:%' and wrapped is not null"
-        " and created_at < $2",
-        tenant_id,
-        before,
+async def tidy(connection: Connection, after: str, limit: int, now: int, keys_before: int) -> str | None:
+    """In so many tenants behind one removes remembered answers whose time is over, and destroys the
+    keys of unreadable deliveries made before an instant. Answers the last tenant, None where none is
+    left. Needs a transaction.
+    """
+    last: str | None = await connection.fetchval(
+        "select ledger.tidy_v1($1, $2, $3, $4)", after, limit, now, keys_before
     )
-    return int(done.split()[-1])
-
-
-async def forget_answers(connection: Connection, tenant_id: str, now: int) -> int:
-    """Removes remembered answers whose time is over. Answers how many."""
-    done = await connection.execute(
-        "delete from ledger.idempotency where tenant_id = $1 and expires_at <= $2", tenant_id, now
-    )
-    return int(done.split()[-1])
+    return last
 
 
 class EventStore:
@@ -417,5 +420,5 @@ async def _track(connection: Connection, tenant_id: str, tracking: Tracking) -> 
 
 __all__ = [
     "KNOWN", "MOVED", "OK", "DatabaseAwayError", "EventStore", "Flush", "Head", "Loaded", "Wanted",
-    "append", "begin", "create_tenant", "destroy_quarantine_keys", "forget_answers", "load",
+    "append", "begin", "create_tenant", "load", "tidy",
 ]  # fmt: skip

@@ -15,6 +15,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -25,6 +27,7 @@ from ledger import clock
 from ledger.database import Connection, Database
 from ledger.errors import DatabaseAwayError
 from projections.queries import SQL
+from projections.tenants import POLL_SECONDS, Pace
 
 log = structlog.get_logger()
 
@@ -32,11 +35,8 @@ PAGE = 5_000
 ATTEMPTS = 5
 FIRST_PAUSE = 0.1  # seconds, doubled at each attempt
 LEASE_SECONDS = 5.0
-POLL_SECONDS = 2.0
 LINGER_SECONDS = 0.5
 """After an append more is likely to come, and a page costs what an item costs."""
-POLL_A_TENANT = 0.01
-"""With many tenants a round may take so many seconds for each of them."""
 
 
 class Item(msgspec.Struct, frozen=True):
@@ -121,7 +121,12 @@ def checkpoint_of(follower: Follower, generation: int) -> str:
     """The name under which a follower's checkpoint is kept: a new version, or other read
     models, start over.
     """
-    return f"{follower.name}.v{follower.version}.g{generation}"
+    return f"{_checkpoints_of(follower)}{generation}"
+
+
+def _checkpoints_of(follower: Follower) -> str:
+    """The same up to the generation."""
+    return f"{follower.name}.v{follower.version}.g"
 
 
 async def position_of(connection: Connection, tenant_id: str, follower: Follower, generation: int) -> int:
@@ -145,13 +150,6 @@ async def items_behind(
     """What events led to, by position; `until` is inclusive."""
     rows = await connection.fetch(SQL["outcomes_in_order"], tenant_id, generation, after, until, limit)
     return [Item(*row) for row in rows]
-
-
-async def tenants(database: Database, default_tenant: str) -> list[str]:
-    """Every tenant of the installation."""
-    async with database.transaction(default_tenant) as connection:
-        rows = await connection.fetch(SQL["tenants"])
-    return [row["tenant_id"] for row in rows]
 
 
 class Trouble(msgspec.Struct, frozen=True):
@@ -184,8 +182,9 @@ class Followers:
         self._trouble: dict[tuple[str, str], Trouble] = {}
         self._wake = asyncio.Event()
         self._appended: set[str] = set()
-        self.parked: dict[tuple[str, str], int] = {}
-        """(tenant, follower) -> how many items are parked."""
+        self._poll = Pace(POLL_SECONDS)
+        self.parked: Counter[tuple[str, str]] = Counter()
+        """(tenant, follower) -> how many items are parked, where there are any."""
 
     def wake(self, tenant_id: str) -> None:
         """Something was appended here: look before the next poll."""
@@ -193,29 +192,43 @@ class Followers:
         self._wake.set()
 
     async def run(self) -> None:
-        """Follows until cancelled. Polls every tenant in turn, so that what other processes
+        """Follows until cancelled. Asks now and then who is behind, so that what other processes
         append, and what one that died has left, is seen too.
         """
-        clock_ = asyncio.get_running_loop().time
-        poll_at = 0.0
         while True:
-            appended, self._appended = self._appended, set()
+            todo, self._appended = self._appended, set()
             self._wake.clear()
             try:
-                if clock_() >= poll_at:
-                    appended = set(await tenants(self._database, self._default_tenant))
-                    poll_at = clock_() + max(POLL_SECONDS, len(appended) * POLL_A_TENANT)
-                for tenant_id in sorted(appended):
+                if self._poll.is_due:
+                    with self._poll.round():
+                        todo |= await self.behind()
+                for tenant_id in sorted(todo | {tenant_id for tenant_id, _ in self._trouble}):
                     await self.catch_up(tenant_id)
+                    todo.discard(tenant_id)
             except DatabaseAwayError:
+                self._appended |= todo
                 await asyncio.sleep(FIRST_PAUSE)
             except Exception:
                 log.exception("following failed; it is tried again")
                 await asyncio.sleep(FIRST_PAUSE)
+            left = self._poll.due - time.monotonic()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(poll_at):
+                async with asyncio.timeout(min(left, POLL_SECONDS) if self._trouble or todo else left):
                     await self._wake.wait()
                     await asyncio.sleep(LINGER_SECONDS)
+
+    async def behind(self) -> set[str]:
+        """The tenants in which a follower has work left; what is parked is counted on the way. Raises
+        `DatabaseAwayError`.
+        """
+        found, parked = set[str](), Counter[tuple[str, str]]()
+        for follower in self._followers:
+            async with self._database.transaction(self._default_tenant) as connection:
+                rows = await connection.fetch(SQL["behind"], follower.name, _checkpoints_of(follower))
+            found |= {row["tenant_id"] for row in rows if row["is_behind"]}
+            parked.update({(row["tenant_id"], follower.name): row["parked"] for row in rows})
+        self.parked = +parked
+        return found
 
     async def catch_up(self, tenant_id: str) -> None:
         """Brings every follower of a tenant to the head, as far as it can go now."""
@@ -235,7 +248,7 @@ class Followers:
             async with self._database.transaction(tenant_id) as connection:
                 moved = await page.advance(connection, Lease(tenant_id, follower.name, self._owner))
                 parked: int = await connection.fetchval(SQL["count_parked"], tenant_id, follower.name)
-                self.parked[key] = parked
+            self._note_parked(key, parked)
         except LeaseLostError:
             return False
         except DatabaseAwayError:
@@ -282,8 +295,13 @@ class Followers:
                 stuck.add(row["stream"])
         async with self._database.transaction(tenant_id) as connection:
             left = await connection.fetchval(SQL["count_parked"], tenant_id, follower.name)
-        self.parked[tenant_id, follower.name] = left
+        self._note_parked((tenant_id, follower.name), left)
         return applied, left
+
+    def _note_parked(self, key: tuple[str, str], count: int) -> None:
+        self.parked[key] = count
+        if not count:
+            del self.parked[key]
 
 
 class _Page:

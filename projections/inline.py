@@ -11,7 +11,7 @@ from ledger.store import Flush, Loaded, Wanted
 from ledger.zoho.entities import Entities
 from ledger.zoho.records import Record
 from projections.fold import CurrentState, Outcome, outcome_columns
-from projections.state import Name, Row, View, from_columns, to_columns
+from projections.state import Name, Row, View, from_columns, to_columns, weight_of
 
 
 class InlineState:
@@ -64,6 +64,7 @@ class InlineState:
         for name in wanted.dependents:
             view.dependents.setdefault(name, set())
         for needs_entity, needs_id, entity, zoho_id in loaded.dependents:
+            view.rows.setdefault((entity, zoho_id), None)  # a link without its record
             view.dependents[needs_entity, needs_id].add((entity, zoho_id))
 
     def subject(self, view: View, record: Record) -> str | None:
@@ -83,6 +84,11 @@ class InlineState:
         """What the state knows of the record's content."""
         row = view.row(record.row)
         return Known(row.key_id, row.fields) if row is not None else Known()
+
+    def key_of(self, view: View, person: str) -> bytes | None:
+        """The id of the key that seals what is known of a person, as far as the view knows it."""
+        rows = (view.rows.get((entity.name, person)) for entity in self._entities if entity.is_person)
+        return next((row.key_id for row in rows if row is not None), None)
 
     def next_version(self, view: View, record: Record) -> int:
         """The version of the record's next event."""
@@ -116,6 +122,13 @@ class InlineState:
         row = view.row(name)
         return row.state_version if row is not None else 0
 
-    def rows(self, view: View) -> dict[Name, Row | None]:
-        """The view's rows, to be cached."""
-        return view.rows
+    def keep(self, view: View, rows: dict[Name, Row | None]) -> int:
+        """Puts the view's rows into the cache. By how many bytes it has grown."""
+        grown = 0
+        for name, row in view.rows.items():
+            if name not in rows:
+                grown += weight_of(row)
+            elif (before := rows[name]) is not row:
+                grown += weight_of(row) - weight_of(before)
+            rows[name] = row
+        return grown

@@ -18,6 +18,7 @@ from projections.fold import CurrentState, row_of
 from projections.queries import SQL
 from projections.replay import Folding, parked_positions
 from projections.state import DELETED, NONE, WAITING, Name, Row, WholeView
+from projections.unread import Unread
 
 YOUNG = 20_000
 """Up to this position a list looks for its ids among the events, later among the records."""
@@ -48,6 +49,8 @@ class Past:
         self._projection = projection
         self._position = position
         self._recorded_at = recorded_at
+        self.unread: dict[Name, Unread] = {}
+        """Records of which not every value could be read so far; those are null."""
 
     @classmethod
     async def at(
@@ -136,4 +139,5 @@ class Past:
             each(event, folding.view)
             if number % _BREATH == _BREATH - 1:
                 await asyncio.sleep(0)
+        self.unread |= folding.unread
         return folding.view

@@ -386,6 +386,18 @@ delete from ledger.links where ctid = any (array(
 -- outcomes_behind: what a killed rebuild wrote behind its last complete position
 delete from ledger.outcomes where tenant_id = $1 and generation = $2 and position > $3;
 
+-- own_changes: what the outcomes of a generation tell of some events' own records
+select o.position, o.changes from unnest($3::bigint[]) w (position) cross join lateral (
+  select * from ledger.outcomes o
+   where o.tenant_id = $1 and o.generation = $2 and o.position = w.position and o.own
+   limit 1) o;
+
+-- records_named: rows of a generation by name
+select r.* from unnest($3::text[], $4::text[]) w (entity, zoho_id) cross join lateral (
+  select * from ledger.records r
+   where r.tenant_id = $1 and r.generation = $2 and r.entity = w.entity and r.zoho_id = w.zoho_id
+   limit 1) r;
+
 -- records_of: every row of a generation behind a name, in order
 select * from ledger.records
  where tenant_id = $1 and generation = $2 and (entity, zoho_id) > ($3, $4)
@@ -435,6 +447,16 @@ select tenant_id, position, stream, version, topic, entity, zoho_id, source, del
 
 -- tenants: every one of the installation
 select tenant_id, created_at from ledger.tenants order by tenant_id;
+
+-- places: where the history of each tenant ends, and which read models are live
+select tenant_id, position, generation, version from ledger.heads_v1();
+
+-- behind: the tenants in which a follower has work left, or parked events
+select tenant_id, is_behind, parked from ledger.behind_v1($1, $2);
+
+-- statuses_of: of some tenants with few events, the head (a row without an entity) and the records whose
+-- status is none of some words
+select tenant_id, position, generation, entity, zoho_id, status from ledger.statuses_v1($1, $2, $3, $4);
 
 -- chain_head: where a tenant's chain ends
 select position, recorded_at, chain from ledger.heads where tenant_id = $1;

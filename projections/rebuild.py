@@ -35,7 +35,9 @@ from projections.followers import (
 )
 from projections.queries import SQL
 from projections.replay import Folding, pages, parked_positions
-from projections.state import from_columns, to_columns
+from projections.state import Name, Row, from_columns, to_columns
+from projections.tenants import places
+from projections.unread import Unread, are_unread, filled, filled_outcomes, has_unread
 
 SAVE_SECONDS = 60.0
 """So often the state that a rebuild has come to is written, so that a crash costs no more."""
@@ -93,12 +95,20 @@ class Rebuild:
         self._lease = Lease(replay.tenant_id, "rebuild", seconds=LEASE_SECONDS)
         self.seconds = 0.0
         """From the start to the switch; what follows removes the old rows."""
+        self._live = 0
         self._generation = 0
         self._saved = 0
         self._position = 0
         self._outcomes: list[tuple[Any, ...]] = []
         self._batches = [follower.batch() for follower in replay.followers]
-        self._folding = Folding(replay.projection, Unsealer(replay.tenant_id, replay.master_key))
+        self._folding = Folding(replay.projection, Unsealer(replay.tenant_id, replay.master_key), mark=True)
+
+    @property
+    def unread(self) -> list[Unread]:
+        """The records of which something could not be read: they have the values of the rows that
+        were live before, which nothing could be compared with.
+        """
+        return list(self._folding.unread.values())
 
     async def run(self) -> int:
         """Rebuilds and switches; answers how many events were folded.
@@ -141,7 +151,7 @@ class Rebuild:
             head = await connection.fetchrow(SQL["head"], tenant_id)
             assert head is not None
             left = await connection.fetchrow(SQL["rebuild"], tenant_id)
-            live = head["generation"]
+            live = self._live = head["generation"]
         await self._leave_out_parked()
         if (
             left is not None
@@ -151,9 +161,10 @@ class Rebuild:
         ):
             self._generation, self._position = left["generation"], left["position"]
             await remove_generations(database, tenant_id, keep={live, self._generation}, lease=self._lease)
-            await self._load()
-            self._saved = self._position
-            return
+            if await self._load():
+                self._saved = self._position
+                return
+            self._position = 0
         self._generation = max(live, left["generation"] if left else 0) + 1
         async with database.transaction(tenant_id) as connection:
             await self._lease.renew(connection)
@@ -175,8 +186,8 @@ class Rebuild:
             ]
         return all(each == position for each in reached)
 
-    async def _load(self) -> None:
-        """The state that a killed rebuild had saved."""
+    async def _load(self) -> bool:
+        """The state that a killed rebuild had saved; False where that cannot be read."""
         database, tenant_id, generation = self._replay.database, self._tenant, self._generation
         view = self._folding.view
         async with database.transaction(tenant_id) as connection:
@@ -185,8 +196,17 @@ class Rebuild:
         async for columns in rows_of(database, tenant_id, "records_of", generation, ("", "")):
             row = from_columns(columns[2:])
             view.rows[row.name] = row
+            if row.damaged:
+                view.rows.clear()
+                self._folding.unread.clear()
+                return False
+            if has_unread(row):
+                self._folding.unread[row.name] = Unread(
+                    *row.name, None, "some of its values could not be read"
+                )
         async for link in rows_of(database, tenant_id, "links_of", generation, ("", "", "", "")):
             view.dependents.setdefault((link[0], link[1]), set()).add((link[2], link[3]))
+        return True
 
     async def _follow(self) -> None:
         """Folds page after page until the head is near."""
@@ -255,7 +275,29 @@ class Rebuild:
         outcomes, self._outcomes = self._outcomes, []
         async with self._replay.database.transaction(self._tenant) as connection:
             await self._lease.renew(connection)
-            await self._insert(connection, "add_outcomes", outcomes)
+            await self._add_outcomes(connection, outcomes)
+
+    async def _add_outcomes(self, connection: Connection, outcomes: list[tuple[Any, ...]]) -> None:
+        """Adds outcomes; what they cannot tell of unread values is taken from the live ones."""
+        if positions := [row[0] for row in outcomes if are_unread(row)]:
+            rows = await connection.fetch(SQL["own_changes"], self._tenant, self._live, positions)
+            outcomes = filled_outcomes(outcomes, {row["position"]: row["changes"] for row in rows})
+        await self._insert(connection, "add_outcomes", outcomes)
+
+    async def _fill(self, connection: Connection) -> None:
+        """Takes the values that could not be read from the live rows."""
+        view = self._folding.view
+        names = [name for name in self._folding.unread if (row := view.rows.get(name)) and has_unread(row)]
+        for at in range(0, len(names), _CHUNK):
+            some = names[at : at + _CHUNK]
+            entities, ids = [e for e, _ in some], [i for _, i in some]
+            found = await connection.fetch(SQL["records_named"], self._tenant, self._live, entities, ids)
+            live: dict[Name, Row] = {row.name: row for row in (from_columns(c[2:]) for c in found)}
+            for name in some:
+                row = view.rows[name]
+                assert row is not None
+                view.rows[name] = filled(row, live.get(name))
+                view.changed.add(name)
 
     async def _insert(self, connection: Connection, name: str, rows: Sequence[Any]) -> None:
         for at in range(0, len(rows), _CHUNK):
@@ -269,7 +311,7 @@ class Rebuild:
 
     async def _write(self, connection: Connection) -> None:
         tenant_id, generation, view = self._tenant, self._generation, self._folding.view
-        await self._insert(connection, "add_outcomes", self._outcomes)
+        await self._add_outcomes(connection, self._outcomes)
         changed = list(view.changed)
         for at in range(0, len(changed) if self._saved else 0, _CHUNK):
             names = changed[at : at + _CHUNK]
@@ -314,6 +356,7 @@ class Rebuild:
             self._fold(events)
             if self._position != head["position"]:
                 raise MissingEventError(tenant_id, self._position + 1)
+            await self._fill(connection)
             await self._write(connection)
             await self._park(connection)
             for follower in replay.followers:  # their new rows hold everything
@@ -355,7 +398,17 @@ async def _outdated(replay: Replay) -> int | None:
     """How many events an older version of the projection has made a tenant's read models of."""
     async with replay.database.transaction(replay.tenant_id) as connection:
         head = await connection.fetchrow(SQL["head"], replay.tenant_id)
-    return head["position"] if head is not None and head["version"] < replay.projection.version else None
+    return head["position"] if head is not None and _is_older(head["version"], replay.projection) else None
+
+
+async def outdated_tenants(database: Database, default_tenant: str, projection: CurrentState) -> list[str]:
+    """The tenants whose read models an older version of the projection has made."""
+    found = await places(database, default_tenant)
+    return [tenant_id for tenant_id, place in found.items() if _is_older(place.version, projection)]
+
+
+def _is_older(version: int, projection: CurrentState) -> bool:
+    return version < projection.version
 
 
 async def bring_up_to_date(replay: Replay, tell: Callable[[str], None] = lambda _: None) -> None:

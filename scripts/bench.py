@@ -357,7 +357,8 @@ def main() -> None:
         print(
             "usage: scripts/bench [--rounds 5] [--scale 1.0]        what a durable post costs\n"
             "       scripts/bench past [--events 1000000]           what asking a long past costs\n"
-            "       scripts/bench moodle                            how fast a Moodle is filled\n\n"
+            "       scripts/bench moodle                            how fast a Moodle is filled\n"
+            "       scripts/bench tenants [--tenants 10000]         what many and large colleges cost\n\n"
             "example: scripts/bench --rounds 3"
         )
         return
@@ -370,6 +371,11 @@ def main() -> None:
         from scripts import bench_moodle
 
         bench_moodle.main()
+        return
+    if sys.argv[1:2] == ["tenants"]:
+        from scripts import bench_tenants
+
+        bench_tenants.main(sys.argv[2:])
         return
     options = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=False))
     bench = Bench(int(options.get("--rounds", 5)), float(options.get("--scale", 1)))

@@ -20,11 +20,11 @@ from ledger.lane import Lane
 from ledger.settings import TENANT, Settings
 from ledger.zoho.entities import ENTITIES
 from projections.fold import CurrentState
-from projections.followers import tenants
 from projections.history import History
 from projections.inline import InlineState
 from projections.rebuild import Replay, Tell
 from projections.summary import Summary
+from projections.tenants import tenants
 from scripts.server import configure_logging
 
 T = TypeVar("T")

@@ -19,7 +19,9 @@ _STATUS_STYLE = {
     "SKIPPED": "yellow", "INVALID": "red", "ERROR": "bold red",
 }  # fmt: skip
 _PLAIN_WIDTH = 10_000
-_FOLDABLE = frozenset({"changes", "errors", "warnings", "payload", "detail", "waits for", "live", "rebuilt"})
+_FOLDABLE = frozenset(
+    {"changes", "errors", "warnings", "payload", "unreadable", "detail", "waits for", "live", "rebuilt"}
+)
 _LEAST_WIDTH = 30  # of a column that is folded
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 PLAIN_SECONDS = 2.0

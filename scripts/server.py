@@ -33,8 +33,7 @@ from ledger.installation import Installation, open_installation
 from ledger.zoho.entities import ENTITIES
 from ledger.zoho.records import check_mappings
 from projections.fold import CurrentState
-from projections.followers import tenants
-from projections.rebuild import Replay, bring_up_to_date
+from projections.rebuild import Replay, bring_up_to_date, outdated_tenants
 from projections.summary import Summary
 from scripts.ending import bound_the_end
 from scripts.output import one_line
@@ -239,7 +238,7 @@ async def _open(settings: configuration.Settings) -> Installation:
     try:
         await database.open()
         projection = CurrentState(ENTITIES)
-        for tenant_id in await tenants(database, settings.default_tenant):
+        for tenant_id in await outdated_tenants(database, settings.default_tenant, projection):
             replay = Replay(database, tenant_id, installation.master_key, projection, [Summary()])
             await bring_up_to_date(replay, tell)
     except BaseException:

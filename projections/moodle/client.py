@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any, Self
 
 import httpx
@@ -74,6 +76,12 @@ class RefusedError(MoodleError):
         self.code = code
 
 
+@cache
+def _trusted() -> ssl.SSLContext:
+    """Whose certificates count. One for all colleges: the list of authorities weighs most of a megabyte."""
+    return httpx.create_ssl_context()
+
+
 class MoodleClient:
     """One college's Moodle. At most `concurrency` calls are under way at once."""
 
@@ -86,7 +94,7 @@ class MoodleClient:
         self._turns = asyncio.Semaphore(settings.concurrency)
         timeout = httpx.Timeout(settings.timeout, connect=min(settings.timeout, _CONNECT_SECONDS))
         limits = httpx.Limits(max_connections=settings.concurrency, keepalive_expiry=_IDLE_SECONDS)
-        self._http = httpx.AsyncClient(timeout=timeout, limits=limits)
+        self._http = httpx.AsyncClient(timeout=timeout, limits=limits, verify=_trusted())
         self._seconds = settings.timeout
         self._may_call = may_call
         self._trouble: MoodleError | None = None

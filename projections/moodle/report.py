@@ -12,7 +12,7 @@ import msgspec
 
 from ledger.codec import encode
 from ledger.events import ASKED_AGAIN, REFUSED, REPORT, MoodleReported
-from ledger.lane import Delivery, Lane
+from ledger.lane import Delivery, Lane, Lanes
 from ledger.seal import Origin
 from ledger.zoho.records import Record
 from projections.moodle.rules import Reason
@@ -70,7 +70,7 @@ def _record(report: Report, site: str) -> Record:
 class Reporter:
     """Puts reports on disk through the tenant's lane, which orders them among everything else."""
 
-    def __init__(self, lane: Lane, tenant_id: str, site: str) -> None:
+    def __init__(self, lane: Lane | Lanes, tenant_id: str, site: str) -> None:
         self._lane = lane
         self._tenant = tenant_id
         self._site = site

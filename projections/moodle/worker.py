@@ -24,7 +24,7 @@ import structlog
 
 from ledger.database import Database
 from ledger.errors import DatabaseAwayError, KeyInFlightError, OtherVersionError, QueueFullError
-from ledger.lane import Lane
+from ledger.lane import Lane, Lanes
 from ledger.settings import TenantSettings
 from projections.followers import LeaseLostError
 from projections.moodle.accounts import OF_OTHERS
@@ -63,6 +63,8 @@ STALLS, SILENT = 3, 5
 """After so many rounds that failed although Moodle answers, records are tried one by one, until so
 many of them had no answer.
 """
+FOUND_SECONDS = 60.0
+"""So long without work what was found in Moodle is kept: then it is looked up again where it is needed."""
 _CACHED = 200_000
 _NOBODY = "no process works on it: start sync-ledger moodle worker"
 _PAGE = 5_000
@@ -92,7 +94,7 @@ class Worker:
         database: Database,
         tenant_id: str,
         settings: TenantSettings,
-        lane: Lane,
+        lane: Lane | Lanes,
     ) -> None:
         self._database = database
         self._tenant = tenant_id
@@ -104,6 +106,7 @@ class Worker:
         self._making_courses = partial(making_courses, database, tenant_id, settings.moodle.timeout)
         self._wake = asyncio.Event()
         self._position = 0
+        self._generation = 0
         self._begin_anew()
         self.trouble: Trouble | None = None
         self._elsewhere: str | None = None
@@ -112,9 +115,7 @@ class Worker:
         self._queue: dict[Name, None] = {}
         self._forced: set[Name] = set()
         self._tries: Counter[Name] = Counter()
-        self._users: dict[str, int] = {}
-        self._courses: dict[Name, int] = {}
-        self._sought: dict[Name, tuple[Place, ...]] = {}
+        self._forget_found()
         self._waiting_for_email: dict[str, set[str]] = {}
         self._unsure: set[str] = set()
         self._due: dict[Name, _Due] = {}
@@ -122,6 +123,11 @@ class Worker:
         self._stalls = 0
         self._answers = False
         self._own_id: int | None = None
+
+    def _forget_found(self) -> None:
+        self._users: dict[str, int] = {}
+        self._courses: dict[Name, int] = {}
+        self._sought: dict[Name, tuple[Place, ...]] = {}
 
     def wake(self) -> None:
         """Something was appended: look before the next poll."""
@@ -186,14 +192,18 @@ class Worker:
         self._begin_anew()
         await self._look_at_all()
         clock = asyncio.get_running_loop().time
+        worked_at = clock()
         while not (await self._turn.look()).wished:
             self._wake.clear()
             await self._look_behind()
             self._take_up(clock())
             if not self._queue:
                 await self._say(None)
+                if clock() > worked_at + FOUND_SECONDS:
+                    self._forget_found()
             if self._queue and (self.trouble is None or clock() >= self.trouble.not_before):
                 await self._try()
+                worked_at = clock()
                 continue
             until = min([clock() + POLL_SECONDS, *(due.at for due in self._due.values())])
             if self._queue and self.trouble is not None:
@@ -253,6 +263,10 @@ class Worker:
         async with self._database.transaction(self._tenant) as connection:
             head = await connection.fetchrow(SQL["head"], self._tenant)
         self._position = head["position"] if head is not None else 0
+        self._generation = head["generation"] if head is not None else 0
+        await self._queue_all()
+
+    async def _queue_all(self) -> None:
         for entity in ENTITIES:
             after: str | None = ""
             while after is not None:
@@ -273,7 +287,8 @@ class Worker:
         """Queues what changed since the last look. Whether anything did."""
         async with self._database.transaction(self._tenant, snapshot=True) as connection:
             head = await connection.fetchrow(SQL["head"], self._tenant)
-            if head is None or head["position"] <= self._position:
+            replayed = head is not None and head["generation"] != self._generation
+            if head is None or (head["position"] <= self._position and not replayed):
                 return False
             until = min(head["position"], self._position + _PAGE)
             rows = await connection.fetch(
@@ -291,6 +306,9 @@ class Worker:
             classes = [name for name in moved if name[0] == "class"]
             if classes:
                 moved += await dependents(connection, self._tenant, classes)
+        if replayed:  # rows that could not be read may be mended
+            self._generation = head["generation"]
+            await self._queue_all()
         self._position = until
         for name in sorted(dict.fromkeys([*changed, *moved]), key=lambda n: ENTITIES.index(n[0])):
             self._tries.pop(name, None)
@@ -372,7 +390,11 @@ class Worker:
         """Brings some records to Moodle. Whether there was anything to do."""
         rows = await self._rows(names)
         wanted = Wanted(self._settings, rows)
-        todo = [name for name in names if name in self._forced or wanted.status(name) == QUEUED]
+        todo = [
+            name
+            for name in names
+            if wanted.status(name) == QUEUED or (name in self._forced and wanted.is_readable(name))
+        ]
         if not todo:
             return False
         self._site.begin()
@@ -381,7 +403,7 @@ class Worker:
             self._own_id = await prepare(self._site)
             self._answers = True
         if len(self._users) + len(self._courses) > _CACHED:
-            self._users, self._courses, self._sought = {}, {}, {}
+            self._forget_found()
 
         async def load(more: Iterable[Name]) -> None:
             async with self._database.transaction(self._tenant, snapshot=True) as connection:
@@ -440,7 +462,17 @@ class Worker:
             all_ = await dependents(connection, self._tenant, [("student", s) for s in sorted(students)])
         others = [name for name in all_ if name[0] == "enrollment"]
         await load(others)
+        if not all(map(wanted.is_readable, others)):  # nobody can tell which seat such a one shares
+            students = {s for s in students if await self._are_readable(s, wanted)}
+            todo = [name for name in todo if wanted.student_of(name) in students]
+            others = [name for name in others if wanted.student_of(name) in students]
         return [zoho_id for _, zoho_id in dict.fromkeys([*todo, *others])]
+
+    async def _are_readable(self, student: str, wanted: Wanted) -> bool:
+        """Whether every enrollment of a student can be read."""
+        async with self._database.transaction(self._tenant) as connection:
+            names = await dependents(connection, self._tenant, [("student", student)])
+        return all(map(wanted.is_readable, names))
 
     async def _after(self, acts: Acts, wanted: Wanted) -> None:
         for name in acts.again:

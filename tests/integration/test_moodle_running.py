@@ -105,6 +105,25 @@ OUTAGES = {
 }
 
 
+async def test_an_idle_worker_keeps_nothing(college: Persistent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it had found in Moodle is given back when there is no work, and looked up again where the next
+    record needs it.
+    """
+    worker = college.lasting
+    async with running(worker):
+        await enrolled(college.ledger, 1)
+        await until(lambda: college.seats() == seats(1))
+        assert worker._users == {"S1": college.user("S1").id}
+        monkeypatch.setattr(module, "FOUND_SECONDS", 0)
+        await until(lambda: not (worker._users or worker._courses or worker._sought))
+        await college.ledger.post("enrollments", {"id": "E9", "Student": "S1", "BTEC_Class": "C1"})
+        await enrolled(college.ledger, 2)
+        await until(lambda: college.seats() == seats(1, 2))
+        await until(college.is_settled)
+        await until(lambda: not (worker._queue or worker._users or worker._courses or worker._sought))
+    await college.check()
+
+
 @pytest.mark.parametrize("outage", OUTAGES)
 async def test_an_outage(college: Persistent, moodle: MoodleDouble, outage: str) -> None:
     """While Moodle does not work the worker says so, tries with pauses, and asks for one thing at a

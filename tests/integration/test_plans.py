@@ -31,7 +31,7 @@ READS = (
     "events_of_rare_source", "events_with_warnings", "payloads_at", "events_by_outcome",
     "events_by_rare_status", "effects_on_record", "events_of_streams", "ids_known_at", "last_events_of_stream",
     "outcomes_in_order", "outcomes_between", "events_behind", "head", "checkpoint", "records_of", "links_of",
-    "statuses_besides",
+    "statuses_besides", "places", "behind", "statuses_of",
 )  # fmt: skip
 
 _FILL = """
@@ -93,6 +93,9 @@ def arguments(name: str, tenant: str, near: int) -> tuple[Any, ...]:
         "events_behind": (tenant, near, 20),
         "recorded_at": (tenant, near),
         "head": (tenant,),
+        "places": (),
+        "behind": ("summary", "summary.v1.g"),
+        "statuses_of": ([tenant], ["student", "class"], ["active"], 2**62),
         "checkpoint": (tenant, "summary.v1.g1"),
         "records_of": (tenant, 1, "program", str(near), 20),
         "statuses_besides": (tenant, 1, "enrollment", str(near), 20, ["active", "withdrawn"]),

@@ -14,7 +14,7 @@ from ledger import chain, clock
 from ledger.database import Database, connect
 from ledger.events import Event
 from ledger.installation import Installation
-from ledger.store import EventStore, Flush, Head, Wanted, append, load
+from ledger.store import EventStore, Flush, Head, Wanted, append, load, tidy
 from ledger.verify import BrokenChainError, follow
 from tests.harness import Ledger
 
@@ -227,10 +227,15 @@ async def test_keys_of_a_failed_flush_are_forgotten(ledger: Ledger, monkeypatch:
 
 async def test_quarantine_keys_are_destroyed_in_time(ledger: Ledger) -> None:
     """The key of a day's unreadable deliveries goes; the fold does not need it."""
-    from ledger.store import destroy_quarantine_keys
-
     await fill(ledger)
-    async with ledger.database.transaction(ledger.tenant) as connection:
-        assert await destroy_quarantine_keys(connection, ledger.tenant, clock.now() - clock.DAY) == 0
-        assert await destroy_quarantine_keys(connection, ledger.tenant, clock.now() + clock.DAY) == 1
+
+    async def kept(before: int) -> int:
+        async with ledger.database.transaction(ledger.tenant) as connection:
+            assert await tidy(connection, ledger.tenant[:-1], 1, 0, before) == ledger.tenant
+            keys = "select count(*) from vault.keys where subject like 'quarantine:%' and wrapped is not null"
+            count: int = await connection.fetchval(keys)
+            return count
+
+    assert await kept(clock.now() - clock.DAY) == 1
+    assert await kept(clock.now() + clock.DAY) == 0
     assert await ledger.live() == await ledger.rebuilt()
