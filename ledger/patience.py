@@ -28,4 +28,11 @@ async def within(seconds: float, awaitable: Awaitable[T]) -> T:
     finally:
         if not task.done():
             task.cancel()
+            task.add_done_callback(_forget)
             await asyncio.wait((task,), timeout=seconds / STEPS)
+
+
+def _forget(task: asyncio.Future[T]) -> None:
+    """What a task raises after nobody waits for it, nobody wants to know, the event loop neither."""
+    if not task.cancelled():
+        task.exception()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import socket
 import subprocess
 import time
 import uuid
@@ -121,11 +122,15 @@ class Pooler:
         (self.host / "users").write_text(f'"postgres" "{self._cluster.password}"\n')
         user = {"user": pwd.getpwnam("nobody").pw_uid, "extra_groups": []} if os.geteuid() == 0 else {}
         self._process = subprocess.Popen([self._program, "--quiet", file], **user)  # type: ignore[call-overload]
-        while not (self.host / ".s.PGSQL.6432").exists():
+        while not self._listens():
             if self._process.poll() is not None:
                 raise RuntimeError((self.host / "log").read_text())
             time.sleep(0.02)
         return self
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.host / ".s.PGSQL.6432")) == 0
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()

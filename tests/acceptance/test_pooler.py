@@ -131,7 +131,8 @@ async def test_a_pooler_whose_servers_are_at_work(
 
         reading = asyncio.create_task(read())
         if patient:
-            await looked.wait()
+            looking = asyncio.create_task(looked.wait())
+            await asyncio.wait({looking, reading}, return_when=asyncio.FIRST_COMPLETED)
             assert not reading.done()
             await blocker.execute("commit")
             assert await reading == 1
