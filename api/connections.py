@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
+from itertools import chain
 from typing import Protocol, TypeAlias
 
 import msgspec
@@ -42,7 +43,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     connections: int = MOST_CONNECTIONS
     requests: int = MOST_REQUESTS
-    """Requests that are worked on. One whose body is still coming is none of them."""
+    """Requests that are worked on. One that waits for its client, to send its body or to take its
+    answer, is none of them.
+    """
     quiet_seconds: int = 10
     """Without a request, or without a byte of one that is not complete."""
     head_seconds: int = 20
@@ -87,9 +90,8 @@ Group: TypeAlias = dict[Connection, None]
 class Connections:
     """Every connection of one server, each in one group.
 
-    Beyond the limit the first one of the groups that wait for their clients gives way: one without
-    a request that is worked on, else one whose body does not come, else one that does not take its
-    answer.
+    Beyond the limit one that waits for its client gives way: the one that has had no request for
+    longest, else the one whose body has not gone on for longest, else the one whose answer has not.
     """
 
     def __init__(self, limits: Limits | None = None, *, sweep_seconds: float = SWEEP_SECONDS) -> None:
@@ -97,9 +99,13 @@ class Connections:
         self.tick = 0
         """Looks since the start."""
         self.resting: Group = {}
+        """Without a request, or without all of its head."""
         self.half: Group = {}
-        """Whose request is not complete, in the order of their last bytes."""
-        self.stalled: Group = {}
+        """Whose body is coming, in the order of the last bytes."""
+        self.streaming: Group = {}
+        """Whose answer goes on when more of it is taken, in the order of the last looks that saw some taken."""
+        self.taking: Group = {}
+        """The same, of an answer that is complete."""
         self.busy: Group = {}
         self._sweep_seconds = sweep_seconds
         self._is_sweeping = False
@@ -128,14 +134,18 @@ class Connections:
     @property
     def count(self) -> int:
         """How many there are."""
-        return len(self.resting) + len(self.half) + len(self.stalled) + len(self.busy)
+        return sum(map(len, (*self._waiting, self.busy)))
+
+    @property
+    def _waiting(self) -> tuple[Group, ...]:
+        return self.resting, self.half, self.taking, self.streaming
 
     def are_working_hard(self, tasks: int) -> bool:
         """Whether so many requests that have begun are too many for another one."""
-        return tasks - len(self.half) >= self.limits.requests
+        return tasks - len(self.half) - len(self.streaming) >= self.limits.requests
 
     def _make_room(self) -> bool:
-        for group in (self.resting, self.half, self.stalled):
+        for group in self._waiting:
             for connection in group:
                 connection.give_way()
                 self.move(connection, self.busy)  # until it is closed
@@ -157,7 +167,7 @@ class Connections:
     def sweep(self) -> None:
         """Looks at every connection."""
         self.tick += 1
-        for connection in [*self.resting, *self.half, *self.stalled, *self.busy]:
+        for connection in chain(*map(list, (*self._waiting, self.busy))):
             connection.look()
         if self._gave_way:
             log.warning("connections had to give way", count=self._gave_way, most=self.limits.connections)

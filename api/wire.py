@@ -213,8 +213,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._current = cycle
-        self._seen = self._measured = self._connections.tick
-        self._body_bytes = 0
+        self._measured, self._body_bytes = self._connections.tick, 0
         cycle.transport = self._last_words  # type: ignore[assignment]  # all of it that a cycle uses
         if cycle.scope["http_version"] != "1.1":
             app = _without_chunks(app, cycle)
@@ -222,8 +221,13 @@ class HttpProtocol(HttpToolsProtocol):
             app = _too_busy
         super()._start_asgi_task(cycle, app)
 
+    def pause_writing(self) -> None:
+        """The client has yet to take much of an answer."""
+        super().pause_writing()
+        self._settle()
+
     def resume_writing(self) -> None:
-        """The client has taken most of an answer."""
+        """The client has taken most of it."""
         super().resume_writing()
         self._settle()
 
@@ -240,7 +244,9 @@ class HttpProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         connections = self._connections
-        if self._ended or (self._current is None and not self.flow.write_paused):
+        if self.flow.write_paused:
+            group = connections.taking if self._current is None else connections.streaming
+        elif self._current is None or self._ended:
             group = connections.resting
         elif self._waits_for_body():
             group = connections.half
@@ -306,15 +312,13 @@ class HttpProtocol(HttpToolsProtocol):
         untaken = (here, _in_the_system(self.transport))
         if untaken != self._untaken:
             self._untaken, self._taken = untaken, connections.tick
-            self._settle()
+            connections.move(self, self.group)
         elif connections.tick - self._taken >= connections.limits.stalled_seconds:
             self.transport.abort()
-        elif self.group is not connections.stalled:
-            connections.move(self, connections.stalled)
 
     def give_way(self) -> None:
         """Ends the connection in favour of another one."""
-        if self.group is self._connections.stalled:
+        if self.flow.write_paused:
             self.transport.abort()
             return
         if self._in_message and not self._ended:

@@ -145,12 +145,11 @@ def next_answer(wire: Wire) -> tuple[int, dict[str, str], bytes]:
     return parsed(received)
 
 
-async def answer_nothing(send: Send, *headers: tuple[bytes, bytes]) -> None:
-    """An answer without a body."""
+async def begin_nothing(send: Send, *headers: tuple[bytes, bytes]) -> None:
+    """Begins an answer without a body."""
     await send(
         {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0"), *headers]}
     )
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 @pytest.fixture
@@ -161,19 +160,28 @@ def served(installation: Installation) -> Iterator[Served]:
 
 
 class Slow:
-    """An application whose requests are worked on until `go`, but for health."""
+    """An application whose requests are worked on until `go`, but for health; then it reads their
+    bodies, unless it has `answered` before.
+    """
 
     def __init__(self) -> None:
         self.go = threading.Event()
+        self.answered = False
         self.begun = 0
 
-    async def __call__(self, scope: Scope, _: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":  # type: ignore[comparison-overlap]
             return
         self.begun += 1
+        if self.answered:
+            await begin_nothing(send)
         while not self.go.is_set() and scope["path"] != "/v1/health":
             await asyncio.sleep(0.001)
-        await answer_nothing(send, (b"x-path", scope["raw_path"]))
+        if not self.answered:
+            while (await receive()).get("more_body"):
+                pass
+            await begin_nothing(send, (b"x-path", scope["raw_path"]))
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 @pytest.fixture
@@ -245,12 +253,15 @@ def test_who_says_nothing(served: Served) -> None:
 
 
 def test_who_asks_in_time_stays(served: Served) -> None:
-    """The answer begins the time anew."""
+    """The answer begins the time anew, and each request has its own."""
     client = served.client()
     for _ in range(3):
         served.look(2)
         client.send(HEALTH)
         assert next_answer(client)[0] == 200
+    client.send(HALF)
+    served.look(2)
+    assert is_open(client)
 
 
 def test_half_a_head(served: Served) -> None:
@@ -339,10 +350,42 @@ def test_a_request_that_is_worked_on_takes_its_time(slow: Slow) -> None:
         assert b"x-path: /b" in second
 
 
+@pytest.mark.parametrize("expecting", [False, True])
+def test_a_body_that_nobody_reads_yet(slow: Slow, expecting: bool) -> None:
+    """The client waits for us, too: it was not told to go on, or there is no room."""
+    head = b"POST / HTTP/1.1\r\n" + HOST + CLOSE + b"Content-Length: 1000000\r\n"
+    sent = head + (b"Expect: 100-continue\r\n\r\n" if expecting else b"\r\n" + b"x" * 200_000)
+    with Served(slow) as served:
+        client = served.client(sent)
+        (connection,) = served.connections.half
+        waiting: Any = connection
+        served.look(20)
+        assert is_open(client)
+        slow.go.set()
+        served.until(lambda: not (waiting.flow.read_paused or waiting.cycle.waiting_for_100_continue))
+        served.look(2)
+        client.send(b"x" * (1_000_000 - 200_000 * (not expecting)))
+        answers = client.rest().split(b"HTTP/1.1 ")[1:]
+        assert [answer[:3] for answer in answers] == ([b"100"] if expecting else []) + [b"200"]
+
+
+def test_an_answer_that_does_not_wait_for_the_body(slow: Slow) -> None:
+    """It may take its time: what is missing of the body is missed afterwards."""
+    slow.answered = True
+    with Served(slow) as served:
+        client = served.client(b"POST / HTTP/1.1\r\n", HOST, b"Content-Length: 2\r\n\r\n{")
+        served.look(20)
+        slow.go.set()
+        assert next_answer(client)[0] == 200
+        client.send(b"}", HEALTH)
+        assert next_answer(client)[0] == 200
+
+
 def test_the_one_idle_longest_gives_way(slow: Slow) -> None:
-    """Never one that is worked on."""
-    with Served(slow, Limits(connections=4)) as served:
+    """Never one that is worked on, nor one whose body is coming."""
+    with Served(slow, Limits(connections=5)) as served:
         working = served.client(b"GET / HTTP/1.1\r\n", HOST, b"\r\n")
+        half = served.client(HALF)
         first, head, third = served.client(), served.client(GET), served.client()
         first.send(HEALTH)
         next_answer(first)  # it rests since then
@@ -353,6 +396,7 @@ def test_the_one_idle_longest_gives_way(slow: Slow) -> None:
         served.client()
         assert first.rest() == b""
         assert is_open(working)
+        assert is_open(half)
         assert is_open(newcomer)
         slow.go.set()
 
@@ -373,12 +417,17 @@ def test_half_a_body_gives_way(slow: Slow) -> None:
 class Reader:
     """An application that reads the whole body before it answers."""
 
+    def __init__(self, note: Callable[[], object] = lambda: None) -> None:
+        self.note = note
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":  # type: ignore[comparison-overlap]
             return
         while (await receive()).get("more_body"):
             pass
-        await answer_nothing(send)
+        self.note()
+        await begin_nothing(send)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def test_no_room_at_all(slow: Slow) -> None:
@@ -480,15 +529,35 @@ def test_who_does_not_take_its_last_answer(more: bytes) -> None:
         assert len(client.rest()) < 10_000_000
 
 
+def test_who_has_taken_all_may_give_way() -> None:
+    """At once."""
+    with Served(Large(), Limits(connections=1)) as served:
+        client = served.client(b"GET /large HTTP/1.1\r\n", HOST, b"\r\n")
+        next_answer(client)
+        assert is_open(served.client())
+        assert client.rest() == b""
+
+
 def test_who_takes_nothing_gives_way() -> None:
-    """In the end."""
+    """Where nobody else can; of two the one that took less lately."""
     with Served(Large(), Limits(connections=2)) as served:
-        for _ in range(2):
-            served.client(b"GET /stream HTTP/1.1\r\n", HOST, b"\r\n")
-        served.look(2)
+        first, second = (served.client(b"GET /stream HTTP/1.1\r\n", HOST, b"\r\n") for _ in range(2))
+        served.look()
+        first.socket.recv(5_000_000, socket.MSG_WAITALL)
+        served.look()
         newcomer = served.client()
         assert is_open(newcomer)
-        assert served.connections.count == 2
+        assert len(second.rest()) < 10_000_000
+        first.socket.recv(50_000_000, socket.MSG_WAITALL)
+
+
+def test_who_takes_nothing_keeps_nobody_from_work() -> None:
+    """An answer that waits for its client is not worked on."""
+    with Served(Large(), Limits(requests=2)) as served:
+        for _ in range(4):
+            served.client(b"GET /stream HTTP/1.1\r\n", HOST, b"\r\n")
+        answer = served.client(b"GET /large HTTP/1.1\r\n", HOST, CLOSE, b"\r\n").rest()
+        assert parsed(answer)[0] == 200
 
 
 def test_requests_that_do_not_wait_for_answers(slow: Slow) -> None:
@@ -508,6 +577,20 @@ def test_requests_that_do_not_wait_for_answers(slow: Slow) -> None:
         found = re.findall(rb"x-path: /(\w+)", client.rest())
         sending.join()
         assert found == [*(b"%d" % i for i in range(5000)), b"last"]
+
+
+def test_more_requests_than_are_kept() -> None:
+    """However fast they come: those that were not taken apart yet wait in the system."""
+    kept = []
+    with Served(Reader(lambda: kept.append(len(waiting._unread)))) as served:
+        client = served.client()
+        waiting: Any = next(iter(served.connections.resting))
+        requests = b"".join(b"GET /%d HTTP/1.1\r\n%s\r\n" % (i, HOST) for i in range(20_000))
+        sending = threading.Thread(target=client.send, args=(requests, GET, CLOSE, b"\r\n"))
+        sending.start()
+        assert client.rest().count(b"HTTP/1.1 200") == 20_001
+        sending.join()
+    assert max(kept) < 300_000
 
 
 def test_a_body_behind_another_request_is_not_read(slow: Slow) -> None:
@@ -544,14 +627,16 @@ def test_a_refusal_reaches_who_is_still_sending(served: Served, version: bytes) 
 
 
 def test_who_goes_on_sending_after_a_refusal(served: Served) -> None:
-    """Is heard out for a while, and no longer."""
+    """Is heard out for a while, and no longer; who falls silent, not as long."""
     too_large = POST + b"Content-Length: 500000000\r\n"
     kept, last = served.client(too_large, b"\r\n"), served.client(too_large, CLOSE, b"\r\n")
-    for _ in range(3):
+    served.client(too_large, b"\r\n")
+    served.client(too_large, CLOSE, b"\r\n")
+    for look in (1, 2, 3):
         kept.send(b"x")
         last.send(b"x")
         served.look()
-        assert served.connections.count == 2
+        assert served.connections.count == (4 if look < 3 else 2)
     served.look()
     served.until(lambda: served.connections.count == 0)
 
