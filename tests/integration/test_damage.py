@@ -340,9 +340,31 @@ async def test_without_a_backup(ledger: Ledger, admin: asyncpg.Connection) -> No
     assert ("student", "S1") in {(u.entity, u.zoho_id) for u in report.unread}
     [row] = [row for row in await ledger.rows("records") if row[:2] == ("student", "S1")]
     assert json.loads(row[-1]) == {"first_name": "Ann", "last_name": "Eins", "status": "Gone"}
+    changes = [
+        json.loads(row[6])
+        for row in await ledger.rows("outcomes")
+        if row[1:3] == ("student", "S1") and row[6]
+    ]
+    assert {"status": ["Active", "Gone"]} in changes
     answer = await lane.submit(ledger.delivery("students", [{"id": "S1", "Last_Name": "x"}], "again"))
     assert json.loads(answer.body)["results"][0]["status"] == "ERROR"
     await lane.close()
+
+
+@pytest.mark.parametrize("sql", [KEYS["cut"], f"update vault.keys set wrapped = null where {_OF_S1}"])
+async def test_an_enrollment_that_moved(ledger: Ledger, admin: asyncpg.Connection, sql: str) -> None:
+    """To a student whose key cannot be used, or was destroyed: it stays in the class that it kept."""
+    await told(ledger)
+    assert await ledger.statuses("enrollments", {"id": "E2", "Student": "S1"}) == ["UPDATED"]
+    before = await ledger.rows("links")
+    await admin.execute(sql, ledger.tenant)
+    await Rebuild(replay(ledger)).run()
+    assert await ledger.rows("links") == before
+    rows = {row[:2]: row for row in await ledger.rows("records")}
+    assert rows["enrollment", "E2"][2] == "active"
+    assert json.loads(rows["enrollment", "E2"][-1])["class_zoho_id"] == "C"
+    await followed(ledger)
+    assert (await check(replay(ledger))).differences == []
 
 
 @pytest.mark.parametrize("cut", [1, 2])
@@ -352,9 +374,10 @@ async def test_a_killed_replay_goes_on(
     """What it could not read before it was killed is taken from the live rows all the same."""
     monkeypatch.setattr("ledger.store._PAGE", 3)
     monkeypatch.setattr("projections.rebuild.SAVE_SECONDS", 0.0)
+    await ledger.post("students", {"id": "S0", "Last_Name": "Early"})
     await told(ledger)
     before = await everything(ledger)
-    await admin.execute(KEYS["no bytes"], ledger.tenant)
+    await admin.execute("update vault.keys set wrapped = '' where tenant_id = $1", ledger.tenant)
     said = 0
 
     def tell(_: object) -> None:
@@ -366,9 +389,9 @@ async def test_a_killed_replay_goes_on(
     with pytest.raises(RuntimeError):
         await Rebuild(replay(ledger, tell=tell)).run()
     rebuild = Rebuild(replay(ledger))
-    assert await rebuild.run() < 9
+    assert await rebuild.run() < 10
     assert await everything(ledger) == before
-    assert {(u.entity, u.zoho_id) for u in rebuild.unread} == {("student", "S1"), ("enrollment", "E1")}
+    assert {u.zoho_id for u in rebuild.unread} == {"S0", "S1", "S2", "E1", "E2"}
 
 
 async def test_the_key_of_unusable_records(ledger: Ledger, admin: asyncpg.Connection) -> None:
