@@ -372,41 +372,54 @@ CASES: dict[str, Case] = {
 # -- who measures
 
 
-async def _probe(product: int, floor: int) -> None:
-    """Asks again and again; prints the slowest answers of each round that ends."""
-    slowest: dict[str, float] = {}
+class _Probe:
+    """Asks one question of one server again and again, and remembers the slowest answer."""
 
-    async def ask(name: str, port: int, raw: Callable[[], bytes], every: float) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**20)
+    def __init__(self, port: int, question: Callable[[], bytes]) -> None:
+        self._port, self._question = port, question
+        self._slowest, self._asked = 0.0, time.perf_counter()
+
+    async def run(self) -> None:
+        """Until cancelled; a connection that breaks is made anew."""
         while True:
-            started = time.perf_counter()
-            writer.write(raw())
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-            await reader.readexactly(length)
-            taken = time.perf_counter() - started
-            slowest[name] = max(slowest.get(name, 0.0), taken)
-            await asyncio.sleep(every)
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+                while True:
+                    self._asked = time.perf_counter()
+                    writer.write(self._question())
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+                    await reader.readexactly(length)
+                    self._slowest = max(self._slowest, time.perf_counter() - self._asked)
+                    await asyncio.sleep(_PAUSE)
+                    self._asked = time.perf_counter()
+
+    def reset(self) -> float:
+        """The slowest since the last time, in seconds; one that is waited for counts, too."""
+        found, self._slowest = max(self._slowest, time.perf_counter() - self._asked), 0.0
+        return found
+
+
+async def _probe(product: int, floor: int) -> None:
+    """Prints the slowest answers of each round when it ends."""
 
     def post() -> bytes:
         body = json.dumps({"id": f"S{time.time_ns()}", "Name": "x"}).encode()
         return request("/v1/sync/students", body, "other")
 
-    health = b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    asking = [
-        asyncio.create_task(ask("health", product, lambda: health, _PAUSE)),
-        asyncio.create_task(ask("post", product, post, _PAUSE)),
-        asyncio.create_task(ask("idle", floor, lambda: request("/floor", b"{}"), _PAUSE)),
-    ]
+    probes = {
+        "health": _Probe(product, lambda: b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+        "post": _Probe(product, post),
+        "idle": _Probe(floor, lambda: request("/floor", b"{}")),
+    }
+    asking = [asyncio.create_task(probe.run()) for probe in probes.values()]
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
+        found = {name: probe.reset() for name, probe in probes.items()}
         if line == "end\n":
-            await asyncio.sleep(0.05)
-            print(json.dumps(slowest), flush=True)
-        slowest.clear()
-        for task in asking:
-            if task.done():
-                task.result()
+            print(json.dumps(found), flush=True)
+    for task in asking:
+        task.cancel()
 
 
 class Steps:
@@ -514,8 +527,9 @@ def _ask(case: Case, port: int, tenant: str, before: Callable[[], object]) -> tu
         asker.close()
 
 
-def run(home: Path, names: list[str]) -> None:
-    """Measures and prints."""
+def run(home: Path, names: list[str]) -> dict[str, dict[str, float]]:
+    """Measures and prints; answers the figures of each case, in seconds."""
+    all_: dict[str, dict[str, float]] = {}
     product = Process(home, "scripts.cli", "serve", "--port", "0")
     inside = Process(home, "scripts.bench_loop", "--steps")
     floor = Process(home, "scripts.bench", "--floor")
@@ -531,6 +545,7 @@ def run(home: Path, names: list[str]) -> None:
             tell = partial(httpx.get, f"http://127.0.0.1:{inside.port}/steps")
             _ask(CASES[name], inside.port, f"i{number}", tell)
             found |= tell().json()
+            all_[name] = found
             figures = "".join(f"{found[column] * 1000:8.0f}" for column in columns)
             answers = " ".join(map(str, dict.fromkeys(said)))
             late = "  LATE" if max(found["health"], found["step"]) * 1000 > AIM_MS else ""
@@ -539,6 +554,7 @@ def run(home: Path, names: list[str]) -> None:
         prober.close()
         for process in (product, inside, floor):
             process.stop()
+    return all_
 
 
 def _drain(process: Process) -> None:

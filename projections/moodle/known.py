@@ -47,7 +47,7 @@ async def read(
             async for columns in in_turns((await load(connection, tenant_id, part)).records)
         ]
         into.update({row.name: row for row in rows})
-        needed = dict.fromkeys(name for row in rows for name in depends_on(row))
+        needed = dict.fromkeys([name async for row in in_turns(rows) for name in depends_on(row)])
         pending += [name for name in needed if name not in into]
 
 

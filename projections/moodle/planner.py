@@ -66,15 +66,17 @@ class Planner:
         ]
         named, named_courses = frozenset(students), frozenset(courses)
         students, courses = set(named), set(named_courses)
-        for seat in seats:
+        async for seat in in_turns(seats):
             if seat.student and self._wanted.user(seat.student):
                 if seat.active:
                     students.add(seat.student)
                 if seat.course is not None:
                     courses.add(seat.course)
         if not draft.whole:
-            students = {s for s in students if s not in self.users or draft.is_open(("student", s))}
-            students = {s for s in students if s in named or not self._failed(("student", s))}
+            students = {
+                s async for s in in_turns(students) if s not in self.users or draft.is_open(("student", s))
+            }
+            students = {s async for s in in_turns(students) if s in named or not self._failed(("student", s))}
             courses = {c for c in courses if c in named_courses or not self._failed(c)}
         await self.accounts.make(students)
         leaving = {s for seat in seats for s in (seat.student, self._former(seat)) if s}

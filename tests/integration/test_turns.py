@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -18,16 +18,25 @@ from ledger import lane as lane_module
 from ledger import pace, store
 from ledger.database import Database
 from ledger.installation import Installation
+from projections.moodle import worker
 from projections.rebuild import Rebuild, Replay
 from projections.summary import Summary
 from tests.harness import Ledger
 from tests.integration.test_lane import consistent
+from tests.moodle.college import College, class_
+from tests.moodle.college import enrollment as moodle_enrollment
+from tests.moodle.college import student as moodle_student
+from tests.moodle.double import MoodleDouble
 from tests.turns import counted_calls
 
 MANY = 2_000
 MOST_CALLS = 30_000
 """Some milliseconds. A record takes some 200, a piece of 500 rows for the database 10,000, what comes from
 it at once (256 KB) 20,000.
+"""
+MOST_CALLS_OF_A_FORM = 200_000
+"""A call to Moodle of 100 accounts is a form of 800 fields, which is written character by character; two
+calls may begin at once. It takes some 6 ms.
 """
 
 CLASS = {"id": "C", "Class_Name": "A"}
@@ -196,22 +205,21 @@ async def client(past: Ledger) -> AsyncIterator[httpx.AsyncClient]:
     await life
 
 
-def paths() -> Iterator[str]:
-    """What reads much."""
-    last = 3 * MANY + 1
-    yield "/v1/audit/events?limit=1000&payload=true"
-    yield "/v1/audit/export"
-    yield "/v1/audit/export?payload=true"
-    yield "/v1/audit/export?format=csv&payload=true"
-    yield "/v1/audit/records/enrollment/E0?limit=1000"
-    yield "/v1/audit/explain/enrollments/E0"
-    yield "/v1/audit/summary"
-    yield "/v1/students?limit=1000"
-    yield f"/v1/students?limit=1000&at_position={last}"
-    yield f"/v1/enrollments/E0?at_position={last}"
+PATHS = (
+    "/v1/audit/events?limit=1000&payload=true",
+    "/v1/audit/export",
+    "/v1/audit/export?payload=true",
+    "/v1/audit/export?format=csv&payload=true",
+    "/v1/audit/records/enrollment/E0?limit=1000",
+    "/v1/audit/explain/enrollments/E0",
+    "/v1/audit/summary",
+    "/v1/students?limit=1000",
+    f"/v1/students?limit=1000&at_position={3 * MANY + 1}",
+    f"/v1/enrollments/E0?at_position={3 * MANY + 1}",
+)
 
 
-@pytest.mark.parametrize("path", paths())
+@pytest.mark.parametrize("path", PATHS)
 async def test_questions_about_a_long_past(client: httpx.AsyncClient, path: str) -> None:
     """Nobody waits until they are answered."""
     (await client.get(path)).raise_for_status()  # what is compiled or cached at first is there
@@ -231,3 +239,21 @@ async def test_a_rebuild_in_the_serving_process(
         assert await Rebuild(replay).run() == 3 * MANY + 1
     assert calls.most < MOST_CALLS
     assert await past.live() == before
+
+
+async def test_a_worker_with_many_records(
+    ledger: Ledger, moodle: MoodleDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it compares and plans, it does in turns; a call's form is made when the call is its turn."""
+    monkeypatch.setattr(worker, "ROUND", MANY)
+    college = College(ledger, moodle, create_courses=True)
+    names = range(MANY // 2)
+    await college.send(students=[moodle_student(f"S{i}") for i in names], classes=class_("C"))
+    await college.send(enrollments=[moodle_enrollment(f"E{i}", f"S{i}", "C") for i in names])
+    async with counted_calls() as calls:
+        await college.settle()
+    assert len(college.seats()) == len(names)
+    assert calls.most < MOST_CALLS_OF_A_FORM
+    async with counted_calls() as calls:
+        await college.settle()
+    assert calls.most < MOST_CALLS
