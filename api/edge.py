@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.callers import refusal
 from api.guards import delivery_header, send_problem
-from api.problems import away
-
-log = structlog.get_logger()
+from api.problems import Refusals, away
 
 EVERY_ANSWER = {
     # what is no script is not run as one
@@ -35,6 +32,7 @@ def at_the_edge(app: ASGIApp) -> ASGIApp:
     * Every error has an `X-Delivery-ID`.
     * A request that the end of the server cuts off is a 503.
     """
+    refusals = Refusals("refused")
 
     async def answered(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
@@ -43,7 +41,7 @@ def at_the_edge(app: ASGIApp) -> ASGIApp:
         answer = _Answer(scope, send)
         refused = refusal(scope["method"], scope.get("scheme", "http"), scope["headers"])
         if refused is not None:
-            log.warning("refused", status=refused.status, reason=refused.detail)
+            refusals.tell(refused)
             await send_problem(answer.send, refused)
             return
         # a scope of its own: the server's goes on saying that it was HEAD

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -64,6 +66,24 @@ class ProblemError(Exception):
         self.status = status
         self.detail = detail
         self.headers = headers or {}
+
+
+class Refusals:
+    """Lines of the log that anybody can cause: one a second at the most."""
+
+    def __init__(self, event: str, now: Callable[[], float] = time.monotonic) -> None:
+        self._event = event
+        self._now = now
+        self._next = 0.0
+        self._left_out = 0
+
+    def tell(self, problem: ProblemError) -> None:
+        """Logs why a request was refused, or counts it for the next line."""
+        if (now := self._now()) < self._next:
+            self._left_out += 1
+            return
+        log.warning(self._event, status=problem.status, reason=problem.detail, left_out=self._left_out)
+        self._next, self._left_out = now + 1.0, 0
 
 
 def away() -> ProblemError:

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from api.connections import Connections, Group
 from api.guards import delivery_header, send_problem
-from api.problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, ProblemError, body_of
+from api.problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, ProblemError, Refusals, body_of
 
 log = structlog.get_logger()
 
@@ -32,6 +32,7 @@ that sends many at once only those of one piece are taken apart.
 ALLOWED = "GET, HEAD, POST"
 _AUTHORITY = re.compile(rb"[^/?#]*://([^/?#]*)")
 """Of a URL with a host: the host, with whatever else stands there."""
+_refusals = Refusals("not a request")
 HEALTH = "/v1/health"
 """It is answered however much there is to do."""
 
@@ -114,7 +115,7 @@ class HttpProtocol(HttpToolsProtocol):
                     raise _fields_too_long()
         except (httptools.HttpParserError, ProblemError) as error:
             problem = _problem_of(error)
-            log.warning("not a request", status=problem.status, reason=problem.detail)
+            _refusals.tell(problem)
             self._refuse(problem)
         self.flow.held = bool(self.pipeline)
         self._settle()

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import secrets
+import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -46,8 +48,10 @@ _PG_EPOCH = 946_684_800_000_000  # 2000-01-01T00:00:00Z, PostgreSQL's zero
 class Limits(msgspec.Struct, frozen=True):
     """How long to wait for what, in seconds. A caller must hear of trouble within two seconds."""
 
-    connect: float = 1.5
-    """For a new connection, or for one of the pool while all are in use."""
+    connect: float = 1.2
+    """For a new connection."""
+    acquire: float = 1.5
+    """For a connection of the pool, be it made or given back."""
     patience: float = 0.8
     """For a statement, before its connection is looked at."""
     probe: float = 0.5
@@ -131,6 +135,14 @@ _AWAY_STATES = frozenset(
 )
 
 
+_PASSING_STATES = frozenset({"40001", "40P01", "55P03", "57014"})
+"""Of these: what concerns one transaction, on a server that works."""
+
+
+def _passes(error: DatabaseAwayError) -> bool:
+    return getattr(error.__cause__, "sqlstate", None) in _PASSING_STATES
+
+
 def _is_away(error: Exception) -> bool:
     if isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or ""
@@ -207,7 +219,7 @@ select w.name, s.pid, s.state_change,
 """
 _TICKS = 4
 """So often the connections are counted while patience lasts."""
-_POOLER_TICKS = 8 * _TICKS
+_PATIENT_TICKS = 8 * _TICKS
 """After so many a statement behind a pooler is given up where the server gives no word."""
 
 
@@ -266,12 +278,16 @@ class _Watch:
         try:
             silent = await within(self._limits.probe, self._silent(asked))
             why = "a connection has fallen silent"
-        except asyncpg.TooManyConnectionsError:
-            return  # a server that is full has answered
-        except TimeoutError:
-            if self._settings.pooled:  # each of its servers may be at work, which nobody can ask it
-                silent = [connection for connection in suspects if connection.ticks >= _POOLER_TICKS]
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+        except (TimeoutError, OSError) as error:
+            # each server behind a pooler may be at work, which nobody can ask it; and this machine may
+            # lack a name or a file just now
+            is_ours = isinstance(error, socket.gaierror) or error.errno in (errno.EMFILE, errno.ENFILE)
+            if is_ours or (isinstance(error, TimeoutError) and self._settings.pooled):
+                silent = [connection for connection in suspects if connection.ticks >= _PATIENT_TICKS]
+        except asyncpg.PostgresError as error:
+            if not (error.sqlstate or "").startswith("57P"):  # it ends, or begins
+                return  # whatever it says, it has answered: that it is full, that the password is another
+        except (asyncpg.InterfaceError, asyncpg.InternalClientError):
             pass
         for connection, statement in asked:
             if connection in silent and connection.waits and connection.statement == statement:
@@ -427,7 +443,7 @@ class Database:
                 if pool.get_idle_size():
                     await acquire()
                 else:
-                    await within(wait_seconds or self._limits.connect, acquire())
+                    await within(wait_seconds or self._limits.acquire, acquire())
             except TimeoutError:
                 raise DatabaseAwayError("every connection is in use") from None
             except asyncpg.InterfaceError as error:
@@ -452,8 +468,9 @@ class Database:
             with telling_apart(connection):
                 yield
         except DatabaseAwayError as error:
-            self.outage.failed(str(error))
-            connection.terminate()
+            if not _passes(error) or connection.is_closed():
+                self.outage.failed(str(error))
+                connection.terminate()
             raise
         except Exception:
             raise

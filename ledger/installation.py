@@ -22,7 +22,7 @@ from ledger.store import create_tenant, with_first_statuses
 from ledger.vault import MasterKey
 
 SIGNING_KEY = "signing.pem"
-PATIENT = Limits(connect=START_SECONDS, patience=5.0, probe=START_SECONDS)
+PATIENT = Limits(connect=START_SECONDS, acquire=START_SECONDS + 5, patience=5.0, probe=START_SECONDS)
 """Of long work, which would rather wait for a busy database than end."""
 
 _TRIED_KEYS = 100  # of a tenant, to prove the master key where its check does not

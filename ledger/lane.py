@@ -77,6 +77,7 @@ MANY_DEPENDENTS = 1_000
 """A record on which so many others wait or rest is folded aside, too."""
 
 _PIECE = 250  # records looked at together
+_TOLD = 1_000  # keys that cannot be used and were told of
 _RETRY_WITHIN = 1.0  # seconds: a slower failure is answered, not tried again
 
 _encode = msgspec.json.Encoder().encode
@@ -250,6 +251,7 @@ class Lane:
         self._rows: dict[tuple[str, str], Any] = {}
         self._keys: dict[str, SubjectKey] = {}
         self._weight = 0
+        self._told: set[str] = set()
         self._budget = budget or Budget()
         self.used_at = 0.0
         """When it got its last delivery, by the loop's clock."""
@@ -574,7 +576,9 @@ class Lane:
                 self._do_without(run, subject, f"the key of {subject} is filed under {under} in vault.keys")
 
     def _do_without(self, run: _Run, subject: str, problem: str) -> None:
-        log.error("a key cannot be used: run sync-ledger verify", tenant=self._tenant, reason=problem)
+        if subject not in self._told:  # once: every record of that person finds it again
+            self._told = {*self._told, subject} if len(self._told) < _TOLD else {subject}
+            log.error("a key cannot be used: sync-ledger verify names it", tenant=self._tenant)
         run.damaged[subject] = problem
         run.keys.pop(subject, None)
 
@@ -753,8 +757,7 @@ class Lane:
             except Exception as error:
                 log.exception("a handler failed", tenant=self._tenant, position=event.position)
                 problem = type(error).__name__
-        place = {"tenant": self._tenant, "position": event.position, "stream": event.stream}
-        log.error("a record is parked", **place, reason=problem)
+        log.error("a record is parked", tenant=self._tenant, position=event.position)
         run.flush.parked.append(("state", event.stream, event.position, problem))
         return self._inline.fail(run.view, event)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import asyncpg
@@ -158,16 +157,18 @@ async def append(
     first, *more = in_parts(flush)
     if not more:
         return await _append_part(connection, tenant_id, before, after, now, flush)
-    async with nullcontext() if connection.is_in_transaction() else connection.transaction():
-        reached = _behind(first, before)
-        answer = await _append_part(connection, tenant_id, before, reached, now, first)
-        if answer != OK:
-            return answer
-        for part in more:
-            before, reached = reached, after if part is more[-1] else _behind(part, reached)
-            answer = await _append_part(connection, tenant_id, before, reached, now, part)
-            assert answer == OK, answer  # the head is locked
-    return OK
+    own = not connection.is_in_transaction()
+    if own:
+        await connection.execute(begin(tenant_id))
+    reached = _behind(first, before)
+    answer = await _append_part(connection, tenant_id, before, reached, now, first)
+    for part in more if answer == OK else ():
+        before, reached = reached, after if part is more[-1] else _behind(part, reached)
+        answer = await _append_part(connection, tenant_id, before, reached, now, part)
+        assert answer == OK, answer  # the head is locked
+    if own:  # where it is not OK, nothing was written
+        await connection.execute("commit")
+    return answer
 
 
 def _behind(part: Flush, before: Head) -> Head:

@@ -91,19 +91,20 @@ async def verify(
     checked, keyring = _Follower(anchored), Keyring(tenant_id, master_key)
     broken: BrokenChainError | None = None
     coming = asyncio.create_task(_page(database, tenant_id, keyring, 0, position))
-    while rows := await coming:
-        # the next page is on its way while this one is followed
-        coming = asyncio.create_task(_page(database, tenant_id, keyring, rows[-1][1], position))
-        try:
-            for at in range(0, len(rows) if broken is None else 0, _BREATH):
-                checked.follow(rows[at : at + _BREATH])
-                await asyncio.sleep(0)
-        except BrokenChainError as error:
-            broken = error
-        except BaseException:
-            coming.cancel()
-            raise
-        tell(rows[-1][1], position)
+    try:
+        while rows := await coming:
+            # the next page is on its way while this one is followed
+            coming = asyncio.create_task(_page(database, tenant_id, keyring, rows[-1][1], position))
+            try:
+                for at in range(0, len(rows) if broken is None else 0, _BREATH):
+                    checked.follow(rows[at : at + _BREATH])
+                    await asyncio.sleep(0)
+            except BrokenChainError as error:
+                broken = error
+            tell(rows[-1][1], position)
+    finally:
+        coming.cancel()
+        await asyncio.wait({coming})
     try:
         if broken is None:
             checked.require_end(*head)

@@ -154,10 +154,13 @@ class UnknownStatuses:
         for named, names in alike.items():
             for start in range(0, len(names), _AT_ONCE):
                 some = names[start : start + _AT_ONCE]
-                async with self._database.transaction(self._settings.default_tenant) as connection:
-                    rows = await connection.fetch(
-                        SQL["statuses_of"], some, list(ENTITIES), sorted(named), _YOUNG
-                    )
+                try:
+                    async with self._database.transaction(self._settings.default_tenant) as connection:
+                        rows = await connection.fetch(
+                            SQL["statuses_of"], some, list(ENTITIES), sorted(named), _YOUNG
+                        )
+                except UndecodableError:  # a row of one of them was altered: they are looked at one by one
+                    continue
                 found: dict[str, _Seen] = {}
                 for tenant_id, position, generation, entity, zoho_id, status in rows:
                     if entity is None:

@@ -34,5 +34,9 @@ def bound_the_end(seconds: float = LAST_SECONDS) -> None:
 
 
 def _end() -> None:
-    log.error("the end took too long: something hangs, and was cut off")
+    say = threading.Thread(
+        target=log.error, args=("the end took too long: something hangs, and was cut off",), daemon=True
+    )
+    say.start()
+    say.join(0.2)  # what hangs may be whoever reads the log
     os._exit(1)

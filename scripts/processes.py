@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import uvicorn
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
@@ -55,8 +57,15 @@ class Workers(Multiprocess):
         self._next = 0.0
         self.failed = False
 
+    def init_processes(self) -> None:
+        """Begins them all."""
+        with _deaf_to_ctrl_c():
+            super().init_processes()
+
     def keep_subprocess_alive(self) -> None:
         """Looks at each process; called twice a second."""
+        if self.should_exit.is_set() or self.signal_queue:
+            return  # the end has begun, and may reach them first
         for index, process in enumerate(self.processes):
             if time.monotonic() < self._next or self._lives(process):
                 continue
@@ -68,8 +77,12 @@ class Workers(Multiprocess):
                 return
             self._ended()
             self._next = time.monotonic() + RESTART_SECONDS
+            self._serve.discard(process)
+            self._unanswered.pop(process, None)
+            process.process.close()
             self.processes[index] = Process(self.config, self.sockets)
-            self.processes[index].start()
+            with _deaf_to_ctrl_c():
+                self.processes[index].start()
         if not self._served and self._serve.issuperset(self.processes):
             self._served = True
             self._serving()
@@ -96,3 +109,13 @@ class Workers(Multiprocess):
             process.process.join(max(0.0, give_up - time.monotonic()))
             process.kill()
             process.join()
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """A process that begins inherits it, and so ends by what its parent tells it, until it serves."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import select
 import sys
 from typing import Any, TextIO
 
@@ -11,6 +12,12 @@ from scripts.bootstrap import open_closed_descriptors
 
 class OutputError(Exception):
     """What a command had to say could not be written."""
+
+
+STUCK_SECONDS = 1.0
+"""So long a line to stderr waits for a reader, and no line after it until there is one again: a server
+whose log nobody reads goes on.
+"""
 
 
 class _Stream(io.FileIO):
@@ -22,18 +29,33 @@ class _Stream(io.FileIO):
     def __init__(self, descriptor: int, name: str | None = None) -> None:
         super().__init__(descriptor, "w", closefd=False)
         self._called = name
-        self._failed = False
+        self._failed = self._is_stuck = False
 
     def write(self, data: Any, /) -> Any:
         """Writes. Raises `OutputError`."""
+        if self._called is None:
+            data = memoryview(data)[: select.PIPE_BUF]  # so much is taken at once where anything is
+            if not self._has_room():
+                return len(data)
         if not self._failed:
             try:
-                return super().write(data)
+                written = super().write(data)
+                return memoryview(data).nbytes if written is None else written  # None: it would block
             except OSError as error:
                 self._failed = True
                 if self._called is not None:
                     raise OutputError(f"{self._called} cannot be written: {error.strerror}") from None
         return memoryview(data).nbytes
+
+    def _has_room(self) -> bool:
+        """Whether somebody takes what is written."""
+        try:
+            poll = select.poll()
+            poll.register(self.fileno(), select.POLLOUT)
+            self._is_stuck = not poll.poll(0 if self._is_stuck else STUCK_SECONDS * 1000)
+        except OSError:
+            return True  # the write itself says what is wrong
+        return not self._is_stuck
 
 
 def open_standard_streams() -> None:
