@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
+from msgspec import Raw
 
 from ledger.lane import Delivery, Result
+from ledger.pace import in_turns
 from ledger.zoho.entities import Entities, Entity
 from projections.fold import MISSING, Outcome
 from projections.history import changes_of, problems_of
@@ -30,34 +32,41 @@ def moodle_status(*, enabled: bool) -> str:
 
 def renderer(
     entities: Entities, *, moodle_enabled: bool
-) -> Callable[[Delivery, Sequence[Result]], tuple[bytes, bool]]:
+) -> Callable[[Delivery, Sequence[Result]], Awaitable[tuple[bytes, bool]]]:
     """Makes the function that writes a delivery's answer. An answer with an ERROR in it
     is not remembered, so that the same request may be tried again.
     """
     moodle = moodle_status(enabled=moodle_enabled)
 
-    def render(delivery: Delivery, results: Sequence[Result]) -> tuple[bytes, bool]:
+    async def render(delivery: Delivery, results: Sequence[Result]) -> tuple[bytes, bool]:
         answer: dict[str, Any] = {
             "status": "success",
             "idempotency_key": delivery.key,
-            "results": [_entry(entities[r.record.entity], r, moodle) for r in results],
+            "results": [
+                Raw(_encode(_entry(entities[r.record.entity], r, moodle))) async for r in in_turns(results)
+            ],
         }
-        # the last word on each: one that was released and waits again is not free
-        last = {(e.entity, e.zoho_id): e for r in results for e in r.outcome.effects}
-        effects = [e for e in last.values() if e.reason == "released"]
-        if effects:
-            effects.sort(key=lambda effect: effect.own_position)
-            answer["released"] = [
-                {
-                    entities[e.entity].id_key: e.zoho_id,
-                    "status": e.status,
-                    "position": e.own_position,
-                }
-                for e in effects
-            ]
+        if any(r.outcome.effects for r in results):
+            released = await _released(entities, results)
+            if released:
+                answer["released"] = released
         return _encode(answer), all(r.outcome.status != "ERROR" for r in results)
 
     return render
+
+
+async def _released(entities: Entities, results: Sequence[Result]) -> list[Raw]:
+    """What is free now, in the ledger's order: the last word on each counts, since one that was
+    released may wait again.
+    """
+    effects = in_turns(effect for r in results for effect in r.outcome.effects)
+    last = {(e.entity, e.zoho_id): e async for e in effects}
+    free = [effect for effect in last.values() if effect.reason == "released"]
+    free.sort(key=lambda effect: effect.own_position)
+    return [
+        Raw(_encode({entities[e.entity].id_key: e.zoho_id, "status": e.status, "position": e.own_position}))
+        async for e in in_turns(free)
+    ]
 
 
 def _entry(entity: Entity, result: Result, moodle: str) -> dict[str, Any]:

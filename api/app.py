@@ -14,7 +14,6 @@ from litestar.openapi.spec import Components, Tag
 from api.audit import FORMATS, audit_handlers
 from api.documents import document_stream, document_sync
 from api.edge import at_the_edge
-from api.guards import loopback_only
 from api.pages import SWAGGER, assets, docs_router, page_handlers
 from api.problems import HANDLERS
 from api.service import Service
@@ -46,7 +45,6 @@ def create_app(
     config = AppConfig(
         route_handlers=handlers,
         lifespan=[lifespan],
-        middleware=[loopback_only],
         exception_handlers=HANDLERS,
         openapi_config=OpenAPIConfig(
             title=installation.settings.app_name,

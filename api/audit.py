@@ -22,6 +22,7 @@ from api.queries import Cursor, Limit, Query, cursor_of, id_in_path, one_of, pag
 from api.service import Service
 from ledger import clock
 from ledger.events import SOURCES
+from ledger.pace import in_turns
 from ledger.zoho.entities import ENTITIES
 from projections.explain import explain_enrollment
 from projections.history import END, REASONS, STATUSES, Filter, History, Page, deferred_item
@@ -81,10 +82,11 @@ def _event_handlers(service: Service) -> list[HTTPRouteHandler]:
         summary="What happened, in order",
         description=(
             "Every recorded event by ascending position, with what it led to: `errors` say why it could "
-            "not be used, `warnings` which of its values could not be taken as they came."
+            "not be used, `warnings` which of its values could not be taken as they came. An event of which "
+            "something stored was altered has `unreadable`, which says what."
         ),
         tags=["audit"],
-        responses=documented(400, 403, 503),
+        responses=documented(400, 503),
     )
     async def list_events(
         request: Request[Any, Any, Any],
@@ -121,7 +123,7 @@ def _event_handlers(service: Service) -> list[HTTPRouteHandler]:
             "have `caused_by`, and no version of the record."
         ),
         tags=["audit"],
-        responses=documented(400, 403, 404, 503),
+        responses=documented(400, 404, 503),
     )
     async def record_history(
         request: Request[Any, Any, Any],
@@ -153,10 +155,11 @@ def _event_handlers(service: Service) -> list[HTTPRouteHandler]:
         description=(
             "The events of the list, all of them up to the newest one of now. In CSV `changes`, `errors`, "
             "`warnings` and `payload` are JSON text, `warnings` is the last column, and a text that a "
-            "spreadsheet would take for a formula has `'` before it."
+            "spreadsheet would take for a formula has `'` before it. A payload that was altered is a JSON "
+            "text that begins with `unreadable`."
         ),
         tags=["audit"],
-        responses=documented(400, 403, 503),
+        responses=documented(400, 503),
     )
     async def export(
         request: Request[Any, Any, Any],
@@ -208,7 +211,7 @@ def _answer_handlers(service: Service) -> list[HTTPRouteHandler]:
         summary="What waits, and for what",
         description="Records that wait for others to arrive, oldest first.",
         tags=["audit"],
-        responses=documented(400, 403, 503),
+        responses=documented(400, 503),
     )
     async def list_deferred(
         request: Request[Any, Any, Any],
@@ -234,7 +237,7 @@ def _answer_handlers(service: Service) -> list[HTTPRouteHandler]:
             "first with `ok: false` is the reason. `code` names the sentence of `detail`."
         ),
         tags=["audit"],
-        responses=documented(400, 403, 404, 503),
+        responses=documented(400, 404, 503),
     )
     async def explain(
         request: Request[Any, Any, Any],
@@ -268,7 +271,7 @@ def _answer_handlers(service: Service) -> list[HTTPRouteHandler]:
             "known_statuses in TENANTS_FILE) names, with the number of records: they take a seat."
         ),
         tags=["audit"],
-        responses=documented(400, 403, 503),
+        responses=documented(400, 503),
     )
     async def summarize(
         request: Request[Any, Any, Any],
@@ -327,16 +330,21 @@ async def ndjson_pages(pages: AsyncIterator[list[dict[str, Any]]], *, payload: b
     """One JSON object a line."""
     del payload
     async for items in pages:
-        yield b"\n".join(map(_line, items)) + b"\n"
+        lines = [_line(item) async for item in in_turns(items)]
+        yield b"\n".join([*lines, b""])
 
 
 async def csv_pages(pages: AsyncIterator[list[dict[str, Any]]], *, payload: bool) -> AsyncIterator[bytes]:
-    """RFC 4180 with a header line; `changes`, `errors`, `warnings` and `payload` as JSON text."""
+    """RFC 4180 with a header line; `changes`, `errors`, `warnings` and `payload` as JSON text. In the
+    place of a payload that cannot be read stands a JSON text that says why.
+    """
     columns = (*CSV_COLUMNS, *(("payload",) if payload else ()), "warnings")
     yield (",".join(columns) + "\r\n").encode()
     async for items in pages:
         text = io.StringIO()
         writer = csv.writer(text)
-        for item in items:
+        async for item in in_turns(items):
+            if payload and item["payload"] is None and "unreadable" in item:
+                item["payload"] = msgspec.Raw(_line(f"unreadable: {item['unreadable']}"))
             writer.writerow([cell(item[column]) for column in columns])
         yield text.getvalue().encode()

@@ -49,9 +49,10 @@ _RECORDS: dict[str, dict[str, Any]] = {
 }
 
 _PROBLEMS = {
-    "403": "The request came through a proxy or names another host; nothing was stored.",
+    "403": "A page of another site sent the request, or it came through a proxy or names another host; nothing was stored.",
     "400": "The body cannot be read or has two meanings, or a header is wrong; nothing was stored.",
-    "409": "The first request with this idempotency key has no answer yet.",
+    "408": "The request did not come to its end in time; nothing was stored.",
+    "409": "The first request with this idempotency key has no answer yet, or its answer was altered.",
     "413": "The body is too large, or holds too many records; nothing was stored.",
     "422": "The idempotency key was used before for another body; nothing was stored.",
     "503": "Not recorded, or the outcome is not known: send the same request again.",

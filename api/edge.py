@@ -5,16 +5,31 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.callers import refusal
 from api.guards import delivery_header, send_problem
 from api.problems import away
+
+log = structlog.get_logger()
+
+EVERY_ANSWER = {
+    # what is no script is not run as one
+    "X-Content-Type-Options": "nosniff",
+    # nothing is loaded into a page of another site, by browsers too that do not say who asks
+    "Cross-Origin-Resource-Policy": "same-origin",
+    # and nothing is shown inside one, where somebody could be led to click it
+    "X-Frame-Options": "DENY",
+}
+"""Headers of every answer, of those to what is no HTTP, too. None lets a page of another origin read it."""
 
 
 def at_the_edge(app: ASGIApp) -> ASGIApp:
     """An application with these rules around it:
 
+    * What may not ask is refused, whatever it asks for (`api.callers`).
     * `HEAD` is answered wherever `GET` is, as `GET` is, without the body; what would make the
       body is stopped at its first part.
     * Every error has an `X-Delivery-ID`.
@@ -26,6 +41,11 @@ def at_the_edge(app: ASGIApp) -> ASGIApp:
             await app(scope, receive, send)
             return
         answer = _Answer(scope, send)
+        refused = refusal(scope["method"], scope.get("scheme", "http"), scope["headers"])
+        if refused is not None:
+            log.warning("refused", status=refused.status, reason=refused.detail)
+            await send_problem(answer.send, refused)
+            return
         # a scope of its own: the server's goes on saying that it was HEAD
         inner: Any = {**scope, "method": "GET"} if answer.is_head else scope
         try:

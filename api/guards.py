@@ -1,9 +1,4 @@
-"""Who may ask, and for which tenant.
-
-Without keys the server is for its own machine only: a request that came through a
-proxy, or that names another host (as a page in a browser could make it do), is
-refused.
-"""
+"""For which tenant a request is, and what plain ASGI answers."""
 
 from __future__ import annotations
 
@@ -12,9 +7,8 @@ import time
 from collections.abc import Iterable
 from typing import Annotated
 
-from litestar.enums import ScopeType
 from litestar.params import HeaderParameter
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import Send
 
 from api.problems import MEDIA_TYPE, ProblemError, body_of
 from ledger.settings import TENANT, Settings
@@ -23,8 +17,6 @@ TenantHeader = Annotated[
     str | None, HeaderParameter(name="X-Tenant-ID", description="the college; absent: the default one")
 ]
 """As the document shows it; `tenant_of` reads and checks it."""
-
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def header(scope_headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str | None:
@@ -47,36 +39,6 @@ def tenant_of(scope_headers: Iterable[tuple[bytes, bytes]], settings: Settings) 
             f"starting with a letter or digit; it is {name[:80]!r}.",
         )
     return name
-
-
-def host_name(host: str) -> str:
-    """`[::1]:8000` -> `::1`, `localhost:8000` -> `localhost`."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0].lower()
-
-
-def loopback_only(app: ASGIApp) -> ASGIApp:
-    """Middleware: refuses whatever did not come from this machine itself."""
-
-    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == ScopeType.HTTP:
-            headers = scope["headers"]
-            detail = None
-            if header(headers, b"x-forwarded-for") is not None:
-                detail = "The request came through a proxy, and AUTH=off serves on loopback only."
-            host = host_name(header(headers, b"host") or "localhost")
-            if host not in LOOPBACK:
-                detail = (
-                    f"The request names the host {host[:80]!r}, and AUTH=off serves on loopback "
-                    "only: use localhost."
-                )
-            if detail is not None:
-                await send_problem(send, ProblemError(403, detail), [delivery_header()])
-                return
-        await app(scope, receive, send)
-
-    return guarded
 
 
 def new_delivery_id() -> str:

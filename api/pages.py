@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import mimetypes
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +18,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from api.problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, ProblemError, body_of, documented, respond
 from api.service import Service
 from ledger.errors import DatabaseAwayError
+from ledger.patience import within
 
 READY_SECONDS = 1.5
 STATUSES_SECONDS = 0.3
@@ -68,6 +68,7 @@ def page_handlers(service: Service) -> list[HTTPRouteHandler]:
         operation_id="health",
         summary="The process lives",
         tags=["operations"],
+        responses=documented(),
         sync_to_thread=False,
     )
     def health() -> dict[str, str]:
@@ -83,17 +84,8 @@ def page_handlers(service: Service) -> list[HTTPRouteHandler]:
     )
     async def ready() -> Response[Any]:
         try:
-            tenant_id = service.settings.default_tenant
-            async with (
-                asyncio.timeout(READY_SECONDS),
-                service.database.transaction(tenant_id) as connection,
-            ):
-                writable = not await connection.fetchval(
-                    "select pg_is_in_recovery() or current_setting('transaction_read_only')::bool"
-                )
+            await within(READY_SECONDS, service.try_to_write())
         except (DatabaseAwayError, TimeoutError):
-            writable = False
-        if not writable:
             return Response(
                 body_of(503, "The ledger's database cannot be written."),
                 status_code=503,
@@ -110,6 +102,7 @@ def page_handlers(service: Service) -> list[HTTPRouteHandler]:
         description="Of the one process that answers; with several workers each has its own.",
         tags=["operations"],
         media_type=MediaType.TEXT,
+        responses=documented(),
         sync_to_thread=False,
     )
     def metrics() -> Response[bytes]:

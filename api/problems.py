@@ -29,7 +29,7 @@ class Problem(msgspec.Struct):
 
 
 def documented(*statuses: int) -> dict[int, ResponseSpec]:
-    """Problem responses for the OpenAPI document."""
+    """Problem responses for the OpenAPI document; every operation has 403 (`api.callers`)."""
     return {
         status: ResponseSpec(
             Problem,
@@ -37,13 +37,13 @@ def documented(*statuses: int) -> dict[int, ResponseSpec]:
             description=_WHEN[status],
             media_type=MEDIA_TYPE,
         )
-        for status in statuses
+        for status in sorted({403, *statuses})
     }
 
 
 _WHEN = {
     400: "A header or parameter is unknown or wrong",
-    403: "The request came through a proxy or names another host",
+    403: "A page of another site sent the request, or it came through a proxy or names another host",
     404: "The ledger never accepted such a record",
     503: "The database cannot be reached",
 }
@@ -75,6 +75,16 @@ def away() -> ProblemError:
     )
 
 
+def not_recorded() -> ProblemError:
+    """The database is there, but a request could not be recorded."""
+    return ProblemError(
+        503,
+        "The request could not be recorded, and nothing of it was: the server's log says why. The same "
+        "request may be sent again.",
+        {"Retry-After": RETRY_AFTER_SECONDS},
+    )
+
+
 def body_of(status: int, detail: str) -> bytes:
     """The problem document."""
     return msgspec.json.encode(Problem("about:blank", HTTPStatus(status).phrase, status, detail))
@@ -100,8 +110,7 @@ def _from_http(_: Request[Any, Any, Any], error: HTTPException) -> Response[byte
     return respond(ProblemError(error.status_code, detail, headers))
 
 
-def _from_away(_: Request[Any, Any, Any], error: DatabaseAwayError) -> Response[bytes]:
-    log.warning("database away", reason=str(error))
+def _from_away(_: Request[Any, Any, Any], __: DatabaseAwayError) -> Response[bytes]:
     return respond(away())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,16 +11,19 @@ import msgspec
 import structlog
 
 from api.answers import renderer
+from api.bodies import MOST_BYTES, Bodies
 from ledger import clock
 from ledger.cache import Budget
 from ledger.database import Database
 from ledger.errors import DatabaseAwayError
 from ledger.installation import Installation
 from ledger.lane import Lane, Lanes
+from ledger.patience import within
 from ledger.settings import Settings
-from ledger.store import tidy
+from ledger.store import tidy, try_to_write
 from ledger.vault import QUARANTINE_DAYS
 from ledger.zoho.entities import Entities
+from ledger.zoho.intake import Intake
 from ledger.zoho.records import Reader
 from projections.fold import CurrentState
 from projections.followers import Followers
@@ -32,6 +36,8 @@ from projections.summary import Summary
 log = structlog.get_logger()
 
 TIDY_SECONDS = 600
+STOP_SECONDS = 2.0
+"""So long the end waits for what was accepted. The server has waited for the requests before."""
 _TIDY_AT_ONCE = 100
 """So many tenants in one transaction: few enough that nobody waits for its end."""
 
@@ -64,7 +70,9 @@ class Service:
         self.projection = projection or CurrentState(entities)
         self._budget = Budget()
         self.lanes = Lanes(self._make_lane)
+        self.bodies = Bodies(max(MOST_BYTES, 4 * self.settings.max_body_bytes))
         self._readers: dict[str, Reader] = {}
+        self.intake = Intake()
         self.followers = Followers(self.database, self.settings.default_tenant, [Summary()])
         self.statuses = UnknownStatuses(self.database, self.settings)
         self._rebuilding: dict[str, asyncio.Task[None]] = {}
@@ -114,14 +122,20 @@ class Service:
     async def _rebuild(self, tenant_id: str) -> None:
         try:
             await bring_up_to_date(self.replay(tenant_id))
-        except DatabaseAwayError as error:
-            log.warning("a rebuild waits", tenant=tenant_id, reason=str(error))
+        except DatabaseAwayError:
+            pass  # the next request for the tenant begins anew
         except Exception:
             log.exception("a rebuild failed", tenant=tenant_id)
 
     def replay(self, tenant_id: str) -> Replay:
         """What a rebuild of a tenant works with."""
         return Replay(self.database, tenant_id, self.master_key, self.projection, [Summary()])
+
+    async def try_to_write(self) -> None:
+        """Returns where an append could be written now. Raises `DatabaseAwayError`."""
+        tenant_id = self.settings.default_tenant
+        async with self.database.transaction(tenant_id) as connection:
+            await try_to_write(connection, tenant_id)
 
     @property
     def degraded(self) -> list[Degraded]:
@@ -177,22 +191,26 @@ class Service:
         try:
             yield
         finally:
-            for task in (*work, *self._rebuilding.values()):
-                task.cancel()
-            await asyncio.gather(*work, *self._rebuilding.values(), return_exceptions=True)
-            await self.statuses.close()
-            await asyncio.gather(*(worker.close() for worker in self.moodle_workers.values()))
-            await self.lanes.close()
-            await self._writing.close()
-            await self.database.close()
+            with contextlib.suppress(TimeoutError):
+                await within(STOP_SECONDS, self._stop([*work, *self._rebuilding.values()]))
+            await asyncio.gather(self._writing.close(), self.database.close())
+
+    async def _stop(self, work: list[asyncio.Task[None]]) -> None:
+        """Ends the work in the background, then finishes what was accepted."""
+        for task in work:
+            task.cancel()
+        await asyncio.gather(*work, return_exceptions=True)
+        await self.statuses.close()
+        await asyncio.gather(*(worker.close() for worker in self.moodle_workers.values()))
+        await self.lanes.close()
 
     async def _keep_tidy(self) -> None:
         """Removes answers whose time is over and destroys old quarantine keys."""
         while True:
             try:
                 await self.tidy(clock.now())
-            except DatabaseAwayError as error:
-                log.warning("tidying waits for the database", reason=str(error))
+            except DatabaseAwayError:
+                pass  # the next round does it
             except Exception:
                 log.exception("tidying failed; it is tried again")
             await asyncio.sleep(TIDY_SECONDS)

@@ -15,8 +15,9 @@ from api.queries import Cursor, Limit, Query, cursor_of, id_in_path, one_of, pag
 from api.service import Service
 from ledger import clock
 from ledger.database import Connection
+from ledger.pace import in_turns
 from ledger.zoho.entities import Entity
-from projections.history import BOOKKEEPING, waiting_for
+from projections.history import BOOKKEEPING, PAGE_BYTES, waiting_for
 from projections.moodle.known import read, read_past
 from projections.moodle.wanted import Wanted
 from projections.past import Past
@@ -48,9 +49,12 @@ def state_handlers(service: Service, entity: Entity) -> list[HTTPRouteHandler]:
         f"/v1/{entity.plural}",
         operation_id=f"list_{entity.plural}",
         summary=f"List {entity.plural}",
-        description="Active ones by `zoho_id`, bytewise; other states with `state`.",
+        description=(
+            "Active ones by `zoho_id`, bytewise; other states with `state`. A record of which something "
+            "stored was altered has `unreadable`, which says what."
+        ),
         tags=["state"],
-        responses=documented(400, 403, 503),
+        responses=documented(400, 503),
     )
     async def list_records(
         request: Request[Any, Any, Any],
@@ -71,17 +75,19 @@ def state_handlers(service: Service, entity: Entity) -> list[HTTPRouteHandler]:
         when = query.moment()
         async with service.database.transaction(tenant_id, snapshot=True) as connection:
             if when is None:
+                past = None
                 found = await connection.fetch(
                     SQL[f"list_{state}_records"], tenant_id, entity.name, after, limit_ + 1
                 )
-                rows = [from_columns(row[BOOKKEEPING:]) for row in found]
+                rows = [from_columns(row[BOOKKEEPING:]) async for row in in_turns(found)]
                 moodle = await _moodle(service, connection, tenant_id, rows)
             else:
                 past = await _past(service, connection, tenant_id, when)
                 states = (ACTIVE, WAITING, DELETED) if state == "all" else (state,)
                 rows = await past.rows(entity.name, states, after, limit_ + 1)
                 moodle = await _moodle(service, connection, tenant_id, rows, past)
-        items = [_item(entity, row, moodle) for row in rows]
+        limit_ = min(limit_, _fitting(rows))
+        items = [_item(entity, row, moodle, past) async for row in in_turns(rows[: limit_ + 1])]
         return page(items, limit_, cursor_of(items[limit_ - 1]["zoho_id"]) if items[limit_:] else None)
 
     @get(
@@ -90,7 +96,7 @@ def state_handlers(service: Service, entity: Entity) -> list[HTTPRouteHandler]:
         summary=f"One {entity.name}",
         description="Whatever its state; 404 where the ledger never accepted such a record.",
         tags=["state"],
-        responses=documented(400, 403, 404, 503),
+        responses=documented(400, 404, 503),
     )
     async def one_record(
         request: Request[Any, Any, Any],
@@ -118,9 +124,19 @@ def state_handlers(service: Service, entity: Entity) -> list[HTTPRouteHandler]:
             raise ProblemError(
                 404, f"The ledger of {tenant_id} {knows} no {entity.name} {zoho_id[:80]!r}{then}."
             )
-        return _item(entity, row, moodle)
+        return _item(entity, row, moodle, past)
 
     return [list_records, one_record]
+
+
+def _fitting(rows: list[Row]) -> int:
+    """How many rows fit into a page, at least one."""
+    size = 0
+    for number, row in enumerate(rows):
+        size += sum(map(len, filter(None, row.fields.values())))
+        if size > PAGE_BYTES:
+            return max(1, number)
+    return max(1, len(rows))
 
 
 async def _past(
@@ -153,7 +169,8 @@ async def _moodle(
     return Wanted(settings, found)
 
 
-def _item(entity: Entity, row: Row, moodle: Wanted | None) -> dict[str, Any]:
+def _item(entity: Entity, row: Row, moodle: Wanted | None, past: Past | None) -> dict[str, Any]:
+    """A record as it is shown. `unreadable`: why some of its values are null although they may not be."""
     item: dict[str, Any] = {"zoho_id": row.zoho_id, "state": row.state}
     item.update({f.name: row.fields.get(f.name) for f in entity.fields})
     if row.state == WAITING:
@@ -171,6 +188,10 @@ def _item(entity: Entity, row: Row, moodle: Wanted | None) -> dict[str, Any]:
         item["moodle_status"] = PENDING if moodle is None else moodle.status(row.name)
     if entity.name in _MOODLE_ID:
         item[_MOODLE_ID[entity.name]] = None if moodle is None else moodle.known(row.name).moodle_id
+    if problem := row.problem:
+        item["unreadable"] = problem
+    elif past is not None and (unread := past.unread.get(row.name)):
+        item["unreadable"] = unread.problem
     return item
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable
 from hashlib import sha256
 from typing import Any
 
@@ -15,14 +14,18 @@ import msgspec
 from litestar import asgi
 from litestar.types import Receive, Scope, Send
 
+from api.bodies import Hold
 from api.guards import delivery_header, header, new_delivery_id, send_problem, tenant_of
 from api.metrics import RESULTS
-from api.problems import RETRY_AFTER_SECONDS, ProblemError, away
+from api.problems import RETRY_AFTER_SECONDS, ProblemError, away, not_recorded
 from api.service import Service
 from ledger.errors import (
+    BusyError,
     DatabaseAwayError,
     KeyConflictError,
     KeyInFlightError,
+    LostAnswerError,
+    NotRecordedError,
     OtherVersionError,
     QueueFullError,
     TooLargeError,
@@ -31,11 +34,10 @@ from ledger.errors import (
 from ledger.lane import Answer, Delivery
 from ledger.seal import Origin
 from ledger.zoho.entities import Entity
-from ledger.zoho.payloads import read_payload, records_of
+from ledger.zoho.intake import Body
 from ledger.zoho.records import Record
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
-_BREATH = 250  # records read before other requests get a turn
 
 
 def sync_handler(service: Service, entity: Entity) -> object:
@@ -46,7 +48,8 @@ def sync_handler(service: Service, entity: Entity) -> object:
     async def sync(scope: Scope, receive: Receive, send: Send) -> None:
         delivery_id = new_delivery_id()
         try:
-            answer = await _sync(service, entity, scope, receive, delivery_id)
+            with service.bodies.hold() as hold:
+                answer = await _sync(service, entity, scope, receive, delivery_id, hold)
         except asyncio.CancelledError:
             # the server is stopping and this request was not complete, or not answered in time
             await send_problem(send, away(), [delivery_header(delivery_id)])
@@ -67,17 +70,33 @@ def sync_handler(service: Service, entity: Entity) -> object:
     return sync
 
 
-async def _sync(service: Service, entity: Entity, scope: Scope, receive: Receive, delivery_id: str) -> Answer:
+async def _sync(
+    service: Service, entity: Entity, scope: Scope, receive: Receive, delivery_id: str, hold: Hold
+) -> Answer:
     if scope["method"] != "POST":  # type: ignore[typeddict-item]
         raise ProblemError(405, "Records are sent with POST.", {"Allow": "POST"})
     headers = scope["headers"]
     tenant_id = tenant_of(headers, service.settings)
     given_key = _given_key(header(headers, b"x-idempotency-key"))
-    body = await _body(scope, receive, service.settings.max_body_bytes)
+    body = await _body(scope, receive, service.settings.max_body_bytes, hold)
     query = scope["query_string"]
-    body_hash = sha256(len(query).to_bytes(4, "big") + query + body).digest()
+    hashed = sha256(len(query).to_bytes(4, "big") + query)
+    hashed.update(body)
+    body_hash = hashed.digest()
     key = given_key or f"body-{body_hash.hex()}"
-    records = await _records(service, entity, tenant_id, headers, body, query)
+    content_type = header(headers, b"content-type") or ""
+    records = await _records(
+        service,
+        tenant_id,
+        Body(
+            body,
+            content_type,
+            query,
+            entity.name,
+            service.settings.max_records,
+            service.settings.max_body_bytes,
+        ),
+    )
     if not records and given_key is None:
         answer = {"status": "success", "idempotency_key": key, "results": []}
         return Answer(msgspec.json.encode(answer), delivery_id)
@@ -88,12 +107,27 @@ async def _sync(service: Service, entity: Entity, scope: Scope, receive: Receive
         body_hash=body_hash,
         origin=Origin(tenant_id, "sync", delivery_id),
         records=records,
+        let_go=hold.keep().let_go,
     )
+    answered = await _submit(service, delivery)
+    RESULTS.labels(entity.name, "replayed" if answered.replayed else "recorded").inc(len(records))
+    return answered
+
+
+async def _submit(service: Service, delivery: Delivery) -> Answer:
+    """The answer of the tenant's lane. Raises `ProblemError` where there is none."""
+    tenant_id = delivery.origin.tenant_id
     try:
-        answered = await service.lanes.submit(delivery)
+        return await service.lanes.submit(delivery)
     except KeyConflictError:
         raise ProblemError(
             422, "X-Idempotency-Key was used before for another body: use a new key."
+        ) from None
+    except LostAnswerError as error:
+        raise ProblemError(
+            409,
+            "The answer remembered under this idempotency key cannot be read. Its records are in the ledger, as "
+            f"delivery {error.delivery_id[:80]!r}: use a new key to send them again.",
         ) from None
     except KeyInFlightError:
         raise ProblemError(
@@ -113,39 +147,21 @@ async def _sync(service: Service, entity: Entity, scope: Scope, receive: Receive
             f"The read models of tenant {tenant_id} are of another release: send the same request again.",
             {"Retry-After": RETRY_AFTER_SECONDS},
         ) from None
+    except NotRecordedError:
+        raise not_recorded() from None
     except DatabaseAwayError:
         raise away() from None
-    RESULTS.labels(entity.name, "replayed" if answered.replayed else "recorded").inc(len(records))
-    return answered
 
 
-async def _records(
-    service: Service,
-    entity: Entity,
-    tenant_id: str,
-    headers: Iterable[tuple[bytes, bytes]],
-    body: bytes,
-    query: bytes,
-) -> list[Record]:
-    reader = service.reader(tenant_id)
+async def _records(service: Service, tenant_id: str, body: Body) -> list[Record]:
     try:
-        payload = read_payload(
-            body,
-            header(headers, b"content-type") or "",
-            query,
-            reader.zoho_names(entity.name),
-            max_records=service.settings.max_records,
-        )
+        return await service.intake.read(tenant_id, service.reader(tenant_id), body)
     except UnreadableBodyError as error:
         raise ProblemError(400, _sentence(str(error))) from None
     except TooLargeError as error:
         raise ProblemError(413, _sentence(str(error))) from None
-    records = []
-    for record in records_of(payload, reader, entity.name):
-        records.append(record)
-        if len(records) % _BREATH == 0:
-            await asyncio.sleep(0)
-    return records
+    except BusyError as error:
+        raise ProblemError(503, _sentence(str(error)), {"Retry-After": RETRY_AFTER_SECONDS}) from None
 
 
 def _sentence(text: str) -> str:
@@ -160,11 +176,13 @@ def _given_key(key: str | None) -> str | None:
     return key
 
 
-async def _body(scope: Scope, receive: Receive, limit: int) -> bytes:
+async def _body(scope: Scope, receive: Receive, limit: int, hold: Hold) -> bytes:
     problem = ProblemError(413, f"The body is larger than {limit} bytes (MAX_BODY_BYTES): send it in parts.")
     length = header(scope["headers"], b"content-length")
-    if length is not None and length.isdecimal() and int(length) > limit:
-        raise problem
+    if length is not None and length.isdecimal():
+        if int(length) > limit:
+            raise problem
+        hold.expect(int(length))
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -176,5 +194,6 @@ async def _body(scope: Scope, receive: Receive, limit: int) -> bytes:
         size += len(chunk)
         if size > limit:
             raise problem
+        hold.add(len(chunk))
         if not message.get("more_body"):
             return b"".join(chunks)

@@ -40,6 +40,8 @@ _PORT = 5432  # names the socket file only
 _SOCKET_PATH_LIMIT = 100  # sun_path holds 108 bytes on Linux, 104 on macOS
 _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.05
+STOP_SECONDS = 30.0
+"""So long a clean end of PostgreSQL may take; then it ends at once, and recovers at the next start."""
 _MB = 1024 * 1024
 
 _SERVER_SETTINGS = {
@@ -136,19 +138,47 @@ class Embedded:
         _make_home(self.home)
         if self._users is None:
             descriptor = os.open(self.home / "users", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for a supervisor that is stopping
+            try:
+                self._join(descriptor, tell)
+            except BaseException:
+                os.close(descriptor)
+                raise
             self._users = descriptor
-        self.ensure(tell)
+        self.ensure(tell=tell)
 
-    def ensure(self, tell: Callable[[str], None] = lambda _: None) -> None:
-        """Starts a supervisor where none runs, and waits until PostgreSQL is ready.
+    def _join(self, descriptor: int, tell: Callable[[str], None]) -> None:
+        """Takes the users' lock, which a supervisor that is stopping has for itself."""
+        give_up = time.monotonic() + 2 * STOP_SECONDS
+        said = False
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > give_up:
+                    raise ConfigurationError(
+                        f"the embedded PostgreSQL of {self.home} was told to stop and has not: end its "
+                        f"processes, or start the machine anew (see {self.home}/supervisor.log)"
+                    ) from None
+                if not said:
+                    tell("waiting for the embedded PostgreSQL, which is stopping")
+                    said = True
+                time.sleep(_POLL_SECONDS)
+            else:
+                return
+
+    def ensure(
+        self, given_up: threading.Event | None = None, tell: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """Starts a supervisor where none runs, and waits until PostgreSQL is ready, or until
+        `given_up` is set.
 
         Raises `ConfigurationError` with the supervisor's reason where it gives up.
         Crash recovery may take as long as it needs.
         """
         said = False
+        given_up = given_up or threading.Event()
         supervisor: subprocess.Popen[bytes] | None = None
-        while not self.is_ready():
+        while not given_up.is_set() and not self.is_ready():
             if not said:
                 tell("starting the embedded PostgreSQL")
                 said = True
@@ -158,7 +188,7 @@ class Embedded:
                 if supervisor is not None and supervisor.returncode != 0:
                     raise ConfigurationError(self._reason())
                 supervisor = self._spawn()
-            time.sleep(_POLL_SECONDS)
+            given_up.wait(_POLL_SECONDS)
 
     def stop_using(self) -> None:
         """Gives up the user's lock; the last one to do so stops PostgreSQL."""
@@ -299,6 +329,9 @@ class _Supervisor:
         self._stopping.set()
         if self._postgres is not None and self._postgres.poll() is None:
             self._postgres.send_signal(signal.SIGINT)  # fast shutdown
+            cut_off = threading.Timer(STOP_SECONDS, self._postgres.send_signal, [signal.SIGQUIT])
+            cut_off.daemon = True
+            cut_off.start()
 
     def _start(self) -> subprocess.Popen[bytes]:
         options = {

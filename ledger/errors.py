@@ -9,6 +9,14 @@ class DatabaseAwayError(Exception):
     """The database cannot be reached, or the connection broke before the outcome was known."""
 
 
+class NotRecordedError(DatabaseAwayError):
+    """The database answers, but this delivery could not be recorded; the server's log says why."""
+
+
+class DamagedError(Exception):
+    """Something stored cannot be read: it was altered, or what reads it is gone. The text names it."""
+
+
 class MissingEventError(Exception):
     """The ledger lacks an event that its head or its neighbours prove: it was removed."""
 
@@ -31,8 +39,20 @@ class QueueFullError(Exception):
     """A tenant's queue holds as much as it may."""
 
 
+class BusyError(Exception):
+    """There is no time for a request now. The text says what to do."""
+
+
 class KeyConflictError(Exception):
     """An idempotency key was used before for another body."""
+
+
+class LostAnswerError(Exception):
+    """The answer that was remembered under an idempotency key cannot be read."""
+
+    def __init__(self, delivery_id: str) -> None:
+        super().__init__(delivery_id)
+        self.delivery_id = delivery_id
 
 
 class KeyInFlightError(Exception):

@@ -36,7 +36,7 @@ def stream_name(entity: str, zoho_id: str) -> str:
     return f"{entity}-{zoho_id}"
 
 
-class Event(msgspec.Struct):
+class Event(msgspec.Struct, gc=False):
     """One row of `ledger.events`: the envelope in clear and the payload's bytes.
 
     Instants are microseconds since 1970 UTC. `refs` is JSON text: canonical lookup
@@ -67,7 +67,7 @@ class Event(msgspec.Struct):
     chain: bytes = b""
 
 
-class RecordReceived(msgspec.Struct):
+class RecordReceived(msgspec.Struct, gc=False):
     """A record came from Zoho.
 
     `record`: the record as received, redacted, lookups reduced to their ids.

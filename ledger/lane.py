@@ -12,24 +12,28 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Protocol
 
 import msgspec
 import structlog
 
-from ledger import chain, clock
+from ledger import chain, clock, vault
 from ledger.cache import KEY_BYTES, Budget
-from ledger.database import PATIENCE_SECONDS, Connection, Database, begin, telling_apart
+from ledger.database import Connection, Database, begin
 from ledger.errors import (
+    DamagedError,
     DatabaseAwayError,
     KeyConflictError,
     KeyInFlightError,
+    LostAnswerError,
+    NotRecordedError,
     OtherVersionError,
     QueueFullError,
 )
-from ledger.events import Event, RecordReceived
+from ledger.events import DELETION, REPORT, UNUSABLE, Event, RecordReceived, stream_name
+from ledger.pace import aside, in_turns
 from ledger.seal import Known, Origin, seal, stream_of
 from ledger.store import (
     KNOWN,
@@ -40,7 +44,10 @@ from ledger.store import (
     Wanted,
     append,
     create_tenant,
+    in_parts,
+    keys_of_vault,
     load,
+    newest_versions,
     recorded_deliveries,
 )
 from ledger.vault import MasterKey, SubjectKey
@@ -64,14 +71,21 @@ HELD_SECONDS = 0.005
 HELD_MOST_SECONDS = 0.1
 """So long a busy lane keeps its connection while other lanes may wait for one."""
 
-_BREATH = 250  # records folded before other requests get a turn
+LARGE_BYTES = 256 * 1024
+"""A record of such a payload is folded aside: digests, sealing and chain of 15 MB take 100 ms."""
+MANY_DEPENDENTS = 1_000
+"""A record on which so many others wait or rest is folded aside, too."""
+
+_PIECE = 250  # records looked at together
 _RETRY_WITHIN = 1.0  # seconds: a slower failure is answered, not tried again
 
 _encode = msgspec.json.Encoder().encode
 _decode_records = msgspec.json.Decoder(list[tuple[str, str, int]]).decode
+_UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError)
+_NOT_COMPARED = DELETION | REPORT | UNUSABLE
 
 
-class Result(msgspec.Struct):
+class Result(msgspec.Struct, gc=False):
     """One record's event position and what the projection made of it (None: it failed)."""
 
     record: Record
@@ -84,7 +98,8 @@ class Delivery(msgspec.Struct):
 
     `key` is the idempotency key, `derived` where it was made from the body;
     `remember` is false where no answer is to be kept. Where `answered` is false nobody
-    waits for words: Moodle's reports are only to be on disk.
+    waits for words: Moodle's reports are only to be on disk. `let_go` is called once, when
+    the lane keeps it no longer.
     """
 
     endpoint: str
@@ -95,6 +110,7 @@ class Delivery(msgspec.Struct):
     records: list[Record]
     remember: bool = True
     answered: bool = True
+    let_go: Callable[[], None] = lambda: None
 
     @property
     def place(self) -> tuple[str, str]:
@@ -135,7 +151,7 @@ class Inline(Protocol):
     def recall(self, view: Any, wanted: Wanted, rows: Mapping[tuple[str, str], Any]) -> bool:
         """Takes wanted rows from the cache into the view. Whether there were any."""
 
-    def absorb(self, view: Any, loaded: Loaded, wanted: Wanted) -> None:
+    async def absorb(self, view: Any, loaded: Loaded, wanted: Wanted) -> None:
         """Takes what was read into the view; what was wanted and not found is absent."""
 
     def subject(self, view: Any, record: Record) -> str | None:
@@ -147,8 +163,14 @@ class Inline(Protocol):
     def known(self, view: Any, record: Record) -> Known:
         """What the state knows of the record's content."""
 
+    def key_of(self, view: Any, person: str) -> bytes | None:
+        """The id of the key that seals what is known of a person, as far as the view knows it."""
+
     def next_version(self, view: Any, record: Record) -> int:
         """The version of the record's next event."""
+
+    def dependents(self, view: Any, record: Record) -> int:
+        """How many others the record's event may release, or make wait."""
 
     def apply(self, view: Any, event: Event, payload: RecordReceived) -> Any:
         """Folds an event; the view is untouched where this raises."""
@@ -156,7 +178,7 @@ class Inline(Protocol):
     def fail(self, view: Any, event: Event) -> Any:
         """The outcome of an event on which `apply` raised."""
 
-    def write(self, view: Any, results: Iterable[tuple[Event, Any]], flush: Flush) -> None:
+    async def write(self, view: Any, results: Iterable[tuple[Event, Any]], flush: Flush) -> None:
         """Adds what the view changed and the outcomes to a flush."""
 
     def state_version(self, view: Any, name: tuple[str, str]) -> int:
@@ -166,7 +188,7 @@ class Inline(Protocol):
         """Puts the view's rows into the cache. By how many bytes it has grown."""
 
 
-Render = Callable[[Delivery, Sequence[Result]], tuple[bytes, bool]]
+Render = Callable[[Delivery, Sequence[Result]], Awaitable[tuple[bytes, bool]]]
 """The answer's body, and whether it may be remembered."""
 
 
@@ -177,13 +199,13 @@ class _Waiting(msgspec.Struct):
 
 
 class _Stored(msgspec.Struct):
-    """A remembered answer."""
+    """A remembered answer. `records` is None where nobody can read it any more."""
 
     derived: bool
     body_hash: bytes
     delivery_id: str
     answer: bytes
-    records: list[tuple[str, str, int]]
+    records: list[tuple[str, str, int]] | None
     expires_at: int
 
 
@@ -224,7 +246,6 @@ class Lane:
         self._held: AsyncExitStack | None = None
         self._connection: Connection
         self._held_until = 0.0
-        self._asking: asyncio.Task[None] | None = None
         self._head: Head | None = None
         self._rows: dict[tuple[str, str], Any] = {}
         self._keys: dict[str, SubjectKey] = {}
@@ -247,12 +268,14 @@ class Lane:
         """Queues a delivery and waits until it is on disk.
 
         Raises `QueueFullError` at once, `KeyConflictError` where the key was used for
-        another body, `KeyInFlightError` where the first request under the key is not
-        answered in time, `DatabaseAwayError` where it could not be recorded (or the
-        outcome is not known: the same key tells), `OtherVersionError` where the read models
-        are not this process's to write.
+        another body, `LostAnswerError` where its answer was altered, `KeyInFlightError` where
+        the first request under the key is not answered in time, `DatabaseAwayError` where it
+        could not be recorded (or the outcome is not known: the same key tells), its kind
+        `NotRecordedError` where that is not the database's fault, `OtherVersionError` where the
+        read models are not this process's to write.
         """
         if self._closing or self.is_full:
+            delivery.let_go()
             raise QueueFullError(self._tenant)
         waiting = _Waiting(delivery, asyncio.get_running_loop().create_future(), delivery.size)
         self._queue.append(waiting)
@@ -295,34 +318,18 @@ class Lane:
             while await self._has_work():
                 self._in_flight = self._next_batch()
                 if self._in_flight:
-                    watch = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._doubt)
                     await self.flush(self._in_flight)
-                    watch.cancel()
+                for waiting in self._in_flight:
+                    waiting.delivery.let_go()
                 self._in_flight = []
         finally:
             for waiting in [*self._in_flight, *self._queue]:
                 _fail(waiting, DatabaseAwayError("the server is stopping"))
+                waiting.delivery.let_go()
             self._queue.clear()
             self._in_flight = []
             self._queued_records = self._queued_bytes = 0
             await self._let_go()
-
-    def _doubt(self) -> None:
-        """The flush takes long: does the database answer at all?"""
-        self._asking = asyncio.create_task(self._ask(self._in_flight))
-
-    async def _ask(self, batch: list[_Waiting]) -> None:
-        while await self._database.answers():
-            await asyncio.sleep(PATIENCE_SECONDS)
-            if batch is not self._in_flight:
-                return
-        if batch is not self._in_flight:
-            return
-        # it hangs: whoever waits hears of it now, and the broken connection ends the flush
-        for waiting in [*self._in_flight, *self._queue]:
-            _fail(waiting, DatabaseAwayError("the database does not answer"))
-        if self._held is not None:
-            self._connection.terminate()
 
     async def _has_work(self) -> bool:
         """Waits for work; False when the lane is to end.
@@ -371,6 +378,7 @@ class Lane:
             self._queued_records -= more
             self._queued_bytes -= waiting.size
             if waiting.future.done():
+                waiting.delivery.let_go()
                 continue  # its client has gone before anything was recorded
             batch.append(waiting)
             records += more
@@ -381,7 +389,8 @@ class Lane:
         self, batch: list[_Waiting], *, again: bool = False
     ) -> None:
         """Records a batch and answers it. Whatever fails, nothing stays cached that
-        was not committed, and the lane goes on. `again`: a former try may have been committed.
+        was not committed, and the lane goes on. `again`: a former try may have been committed,
+        or have failed on a row that does not count all events of its record.
         """
         started = asyncio.get_running_loop().time()
         try:
@@ -399,13 +408,13 @@ class Lane:
                 await self._attempt(batch, lock=True, again=True)
         except (DatabaseAwayError, OtherVersionError) as error:
             self._drop()
-            for waiting in batch:
+            for waiting in [*batch, *self._queue]:  # the next flush might fail as slowly
                 _fail(waiting, error)
         except Exception as error:
             self._drop()
-            if len(batch) == 1:
+            if len(batch) == 1 and again:
                 log.exception("a delivery cannot be recorded", tenant=self._tenant)
-                _fail(batch[0], DatabaseAwayError(f"{type(error).__name__}"))
+                _fail(batch[0], NotRecordedError(f"{type(error).__name__}"))
             else:
                 for waiting in batch:
                     await self.flush([waiting], again=True)
@@ -433,22 +442,14 @@ class Lane:
         """One try. False where the head had moved or an answer is remembered. `again`: a
         former try may have been committed.
         """
+        connection = await self._hold()
         try:
-            with telling_apart():
-                connection = await self._hold()
-                if not lock:
-                    return await self._fold_and_append(connection, batch, lock=False, again=False)
-                try:
+            with self._database.using(connection):
+                if lock:
                     await connection.execute(begin(self._tenant))
-                    return await self._fold_and_append(connection, batch, lock=True, again=again)
-                except BaseException:
-                    if not connection.is_closed():
-                        await connection.execute("rollback")
-                    raise
-        except BaseException as error:
-            await self._let_go()
-            if isinstance(error, DatabaseAwayError):
-                self._database.repair()
+                return await self._fold_and_append(connection, batch, lock=lock, again=again)
+        except BaseException:
+            await self._let_go()  # which rolls back
             raise
 
     async def _fold_and_append(
@@ -460,13 +461,16 @@ class Lane:
         if again:
             ids = [w.delivery.origin.delivery_id for w in batch]
             run.recorded = await recorded_deliveries(connection, self._tenant, ids)
+            records = [r for w in batch for r in w.delivery.records if r.zoho_id is not None]
+            streams = list({stream_name(*record.row) for record in records})
+            run.versions = await newest_versions(connection, self._tenant, streams)
         before = self._head
         now = clock.now()
         ready = await self._fold(batch, run, before, now)
         after = Head(run.position, run.recorded_at, run.chain, before.generation, before.version)
         answer = OK
         if run.flush.events or run.answers:
-            self._inline.write(run.view, run.results, run.flush)
+            await self._inline.write(run.view, run.results, run.flush)
             run.flush.answers = list(run.answers.values())
             answer = await append(connection, self._tenant, before, after, now, run.flush)
         if lock:
@@ -497,15 +501,20 @@ class Lane:
         """Fills the run's view with all that the fold may look at."""
         records = [r for w in batch for r in w.delivery.records if r.zoho_id is not None]
         first = lock or self._head is None
+        parts: deque[Wanted] = deque()
         while True:
-            wanted = self._wanted(batch, records, run)
-            if lock and first:
-                wanted.answers = [w.delivery.place for w in batch]
-            if not wanted and not first:
-                return
+            if not parts:
+                wanted = await self._wanted(batch, records, run)
+                if lock and first:
+                    wanted.answers = [w.delivery.place for w in batch]
+                if not wanted and not first:
+                    return
+                parts.extend(in_parts(wanted))
+            wanted = parts.popleft()
             loaded = await load(connection, self._tenant, wanted, lock=lock and first)
             if loaded.head is None:
                 await self._create_tenant(connection, lock=lock)
+                parts.clear()
                 continue
             if loaded.head.version != self._inline.version:
                 raise OtherVersionError(self._tenant, loaded.head.version, self._inline.version)
@@ -515,33 +524,85 @@ class Lane:
                 self._head = loaded.head
                 run.reset(self._inline.view())
             first = False
-            self._inline.absorb(run.view, loaded, wanted)
+            await self._inline.absorb(run.view, loaded, wanted)
             run.asked.update(wanted.subjects)
-            for key_id, subject, wrapped in loaded.keys:
-                run.keys[subject] = self._master_key.unwrap(self._tenant, key_id, subject, wrapped)
+            await self._take_keys(run, loaded.keys)
+            if doubtful := self._doubtful_keys(run, wanted.subjects):
+                await self._look_for(connection, run, doubtful, lock=lock)
             run.knows_answers |= lock
             for row in loaded.answers:
                 endpoint, key, derived, body_hash, delivery_id, answer, left, expires_at, _ = row
-                names = _decode_records(left)
                 run.stored[endpoint, key] = _Stored(
-                    derived, body_hash, delivery_id, answer, names, expires_at
+                    derived, body_hash, delivery_id, answer, _names_in(left), expires_at
                 )
 
-    def _wanted(self, batch: list[_Waiting], records: list[Record], run: _Run) -> Wanted:
-        others = [(e, i) for stored in run.stored.values() for e, i, _ in stored.records]
-        wanted = self._inline.wanted(run.view, records, others)
+    async def _take_keys(self, run: _Run, found: Iterable[Any]) -> None:
+        """Unwraps keys. One that cannot be used stops nobody else: a spare one serves meanwhile."""
+        async for key_id, subject, wrapped in in_turns(found):
+            try:
+                run.keys[subject] = self._master_key.unwrap(self._tenant, key_id, subject, wrapped)
+            except DamagedError as error:
+                self._do_without(run, subject, str(error))
+
+    def _doubtful_keys(self, run: _Run, subjects: Iterable[str]) -> dict[bytes, str]:
+        """Keys that seal what is known of some persons, but were not found under these."""
+        return {
+            key_id: subject
+            for subject in subjects
+            if subject.startswith(vault.PERSON)
+            and subject not in run.damaged
+            and (key_id := self._inline.key_of(run.view, subject.removeprefix(vault.PERSON)))
+            and (subject not in run.keys or run.keys[subject].key_id != key_id)
+        }
+
+    async def _look_for(
+        self, connection: Connection, run: _Run, doubtful: dict[bytes, str], *, lock: bool
+    ) -> None:
+        """Nobody makes another key in the place of one that may come back, only of one that was destroyed."""
+        async with AsyncExitStack() as stack:
+            if not lock:
+                await stack.enter_async_context(connection.transaction())
+                await connection.execute("select set_config('ledger.tenant', $1, true)", self._tenant)
+            found = await keys_of_vault(connection, self._tenant, doubtful)
+        filed = {key_id: (subject, wrapped) for key_id, subject, wrapped in found}
+        for key_id, subject in doubtful.items():
+            if key_id not in filed:
+                self._do_without(run, subject, f"the key of {subject} is not in vault.keys")
+                continue
+            under, wrapped = filed[key_id]
+            if wrapped is not None and vault.owner(under) != subject:
+                self._do_without(run, subject, f"the key of {subject} is filed under {under} in vault.keys")
+
+    def _do_without(self, run: _Run, subject: str, problem: str) -> None:
+        log.error("a key cannot be used: run sync-ledger verify", tenant=self._tenant, reason=problem)
+        run.damaged[subject] = problem
+        run.keys.pop(subject, None)
+
+    async def _wanted(self, batch: list[_Waiting], records: list[Record], run: _Run) -> Wanted:
+        wanted = await self._wanted_rows(records, run)
         while self._head and self._inline.recall(run.view, wanted, self._rows):
-            wanted = self._inline.wanted(run.view, records, others)
-        for waiting in batch:
-            for record in waiting.delivery.records:
-                try:
-                    subject = self._subject(run, record)
-                except LookupError:
-                    continue
-                if subject and subject not in self._keys and subject not in run.asked:
-                    run.asked.add(subject)
-                    wanted.subjects.append(subject)
+            wanted = await self._wanted_rows(records, run)
+        async for record in in_turns(r for w in batch for r in w.delivery.records):
+            try:
+                subject = self._subject(run, record)
+            except LookupError:
+                continue
+            if subject and subject not in self._keys and subject not in run.asked:
+                run.asked.add(subject)
+                wanted.subjects.append(subject)
         return wanted
+
+    async def _wanted_rows(self, records: list[Record], run: _Run) -> Wanted:
+        others = [(e, i) for stored in run.stored.values() for e, i, _ in stored.records or ()]
+        found = self._inline.wanted(run.view, records[:_PIECE], others)
+        if len(records) <= _PIECE:
+            return found
+        async for at in in_turns(range(_PIECE, len(records), _PIECE)):
+            more = self._inline.wanted(run.view, records[at : at + _PIECE], ())
+            found.records += more.records
+            found.dependents += more.dependents
+        # several pieces may have named the same
+        return Wanted(list(dict.fromkeys(found.records)), list(dict.fromkeys(found.dependents)))
 
     async def _create_tenant(self, connection: Connection, *, lock: bool) -> None:
         if lock:
@@ -551,10 +612,13 @@ class Lane:
             await create_tenant(connection, self._tenant, self._master_key, self._inline.version)
 
     def _subject(self, run: _Run, record: Record) -> str | None:
-        if record.zoho_id is not None:
-            subject = self._inline.subject(run.view, record)
-            return None if subject is None else f"person:{subject}" if subject else _quarantine()
-        return _quarantine()
+        person = self._inline.subject(run.view, record) if record.zoho_id is not None else ""
+        if person is None:
+            return None
+        subject = vault.PERSON + person if person else _quarantine()
+        while subject in run.damaged:
+            subject = vault.SPARE + subject
+        return subject
 
     def _key(self, run: _Run, subject: str | None) -> SubjectKey | None:
         if subject is None:
@@ -592,29 +656,37 @@ class Lane:
         own = stored.delivery_id == delivery.origin.delivery_id
         if not own and stored.body_hash != delivery.body_hash:
             return KeyConflictError(delivery.key)
-        if (
-            not own
-            and stored.derived
-            and not all(
-                self._inline.state_version(run.view, (entity, zoho_id)) == version
-                for entity, zoho_id, version in stored.records
-            )
-        ):
+        readable = _is_readable(stored.answer)
+        if not own and stored.derived and not (readable and self._is_as_left(stored, run)):
             return None
+        if not readable:
+            return LostAnswerError(stored.delivery_id)
         return Answer(stored.answer, stored.delivery_id, replayed=not own)
+
+    def _is_as_left(self, stored: _Stored, run: _Run) -> bool:
+        """Whether every record is still as the remembered request left it."""
+        return stored.records is not None and all(
+            self._inline.state_version(run.view, (entity, zoho_id)) == version
+            for entity, zoho_id, version in stored.records
+        )
 
     async def _process(self, delivery: Delivery, run: _Run, now: int) -> Answer:
         results = []
-        for index, record in enumerate(delivery.records):
-            if index % _BREATH == _BREATH - 1:
-                await asyncio.sleep(0)
-            results.append(self._record(delivery, run, record, index))
-        body, may_remember = self._render(delivery, results) if delivery.answered else (b"", False)
+        async for index, record in in_turns(enumerate(delivery.records)):
+            if (
+                len(record.payload) > LARGE_BYTES
+                or self._inline.dependents(run.view, record) > MANY_DEPENDENTS
+            ):
+                # nobody else touches the run, nor the keys that it reads: this task alone does, and it waits
+                results.append(await aside(self._record, delivery, run, record, index))
+            else:
+                results.append(self._record(delivery, run, record, index))
+        body, may_remember = await self._render(delivery, results) if delivery.answered else (b"", False)
         if delivery.remember and may_remember and self._ttl:
             names = {(r.entity, r.zoho_id) for r in delivery.records if r.zoho_id is not None}
             left = [
                 (entity, zoho_id, self._inline.state_version(run.view, (entity, zoho_id)))
-                for entity, zoho_id in names
+                async for entity, zoho_id in in_turns(names)
             ]
             stored = _Stored(
                 delivery.derived,
@@ -641,33 +713,50 @@ class Lane:
     def _record(self, delivery: Delivery, run: _Run, record: Record, index: int) -> Result:
         inline = self._inline
         entity = self._entities[record.entity]
-        key = self._key(run, self._subject(run, record))
+        subject = self._subject(run, record)
+        key = self._key(run, subject)
         usable = record.zoho_id is not None
+        problem = None
+        if subject is not None and subject.startswith(vault.SPARE):
+            # under a spare key nothing can be compared with what is known; these need not be
+            problem = None if record.flags & _NOT_COMPARED else run.damaged[vault.owner(subject)]
         run.position += 1
         run.recorded_at += 1
+        stream = stream_of(record, delivery.origin.delivery_id, index)
+        version = inline.next_version(run.view, record) if usable else 1
         event = seal(
             record,
             entity,
             delivery.origin,
             key,
-            inline.known(run.view, record) if usable else Known(),
-            stream=stream_of(record, delivery.origin.delivery_id, index),
-            version=inline.next_version(run.view, record) if usable else 1,
+            inline.known(run.view, record) if usable and problem is None else Known(),
+            stream=stream,
+            version=max(version, run.versions.get(stream, 0) + 1),
             position=run.position,
             recorded_at=run.recorded_at,
         )
         columns = msgspec.structs.astuple(event)[:-1]
         run.chain = chain.link(run.chain, columns)
         run.flush.events.append((*columns[1:], run.chain))
-        try:
-            payload = RecordReceived(_NOTHING, record.values, record.provisional)
-            outcome = inline.apply(run.view, event, payload)
-        except Exception as error:
-            log.exception("a handler failed", tenant=self._tenant, position=run.position)
-            outcome = inline.fail(run.view, event)
-            run.flush.parked.append(("state", event.stream, run.position, type(error).__name__))
+        outcome = self._outcome(run, record, event, problem)
         run.results.append((event, outcome))
         return Result(record, run.position, outcome)
+
+    def _outcome(self, run: _Run, record: Record, event: Event, problem: str | None) -> Any:
+        """What the record leads to. Where there is a problem it is parked: it counts, the state stays."""
+        if problem is None:
+            try:
+                payload = RecordReceived(_NOTHING, record.values, record.provisional)
+                return self._inline.apply(run.view, event, payload)
+            except DamagedError as error:
+                problem = str(error)
+            except Exception as error:
+                log.exception("a handler failed", tenant=self._tenant, position=event.position)
+                problem = type(error).__name__
+        place = {"tenant": self._tenant, "position": event.position, "stream": event.stream}
+        log.error("a record is parked", **place, reason=problem)
+        run.flush.parked.append(("state", event.stream, event.position, problem))
+        return self._inline.fail(run.view, event)
 
 
 _NOTHING = msgspec.Raw(b"")  # a fold reads values, never the record itself
@@ -683,11 +772,13 @@ class _Run:
         self.answers: dict[tuple[str, str], tuple[Any, ...]] = {}
         self.knows_answers = False
         self.recorded: set[str] = set()
+        self.versions: dict[str, int] = {}
         self.reset(view)
 
     def reset(self, view: Any) -> None:
         self.view = view
         self.keys: dict[str, SubjectKey] = {}
+        self.damaged: dict[str, str] = {}
         self.asked: set[str] = set()
         self.stored: dict[tuple[str, str], _Stored] = {}
         self.flush = Flush()
@@ -696,7 +787,23 @@ class _Run:
 
 def _quarantine() -> str:
     """Unreadable deliveries of one day share a key, which is destroyed in time."""
-    return f"quarantine:{clock.to_text(clock.now())[:10]}"
+    return vault.QUARANTINE + clock.to_text(clock.now())[:10]
+
+
+def _names_in(records: bytes) -> list[tuple[str, str, int]] | None:
+    """The records of a remembered answer, None where they cannot be read."""
+    try:
+        return _decode_records(records)
+    except _UNDECODABLE:
+        return None
+
+
+def _is_readable(answer: bytes) -> bool:
+    try:
+        msgspec.json.decode(answer)
+    except _UNDECODABLE:
+        return False
+    return True
 
 
 def _fail(waiting: _Waiting, error: Exception) -> None:
@@ -719,6 +826,7 @@ class Lanes:
         """Queues a delivery in its tenant's lane and waits until it is on disk. Raises as `Lane.submit`."""
         tenant_id = delivery.origin.tenant_id
         if self._closing:
+            delivery.let_go()
             raise QueueFullError(tenant_id)
         if (lane := self._lanes.get(tenant_id)) is None:
             lane = self._lanes[tenant_id] = self._make(tenant_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from hashlib import sha256
 from importlib.resources import files
 
@@ -10,6 +11,8 @@ import asyncpg
 from ledger.errors import ConfigurationError
 
 _LOCK = 7_014_412_001  # any constant: two migrating servers wait for each other
+
+_SCHEMA = re.compile(r"^create schema if not exists (\w+);$", re.MULTILINE)
 
 _BOOTSTRAP = """
 create schema if not exists ledger;
@@ -37,12 +40,12 @@ async def migrate(connection: asyncpg.Connection, app_role: str) -> list[str]:
     applied: list[str] = []
     async with connection.transaction():
         await connection.execute("select pg_advisory_xact_lock($1)", _LOCK)
-        await connection.execute(_BOOTSTRAP)
+        await _execute(connection, _BOOTSTRAP)
         done = await _applied(connection)
         for name, sql in migrations():
             checksum = sha256(sql.encode()).hexdigest()
             if name not in done:
-                await connection.execute(sql)
+                await _execute(connection, sql)
                 await connection.execute(
                     "insert into ledger.migrations (name, checksum) values ($1, $2)", name, checksum
                 )
@@ -64,6 +67,14 @@ async def missing(connection: asyncpg.Connection) -> list[str]:
     except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
         done = {}
     return [name for name, _ in migrations() if name not in done]
+
+
+async def _execute(connection: asyncpg.Connection, sql: str) -> None:
+    """Executes statements, without `create schema` of a schema that is there: PostgreSQL would ask for
+    the right to create schemas all the same, which whoever was given these has not.
+    """
+    there = {row["nspname"] for row in await connection.fetch("select nspname from pg_namespace")}
+    await connection.execute(_SCHEMA.sub(lambda found: "" if found[1] in there else found[0], sql))
 
 
 async def _applied(connection: asyncpg.Connection) -> dict[str, str]:

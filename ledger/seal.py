@@ -24,7 +24,7 @@ class Origin(msgspec.Struct, frozen=True):
     delivery_id: str
 
 
-class Known(msgspec.Struct, frozen=True):
+class Known(msgspec.Struct, frozen=True, gc=False):
     """What the state knows of a record before its event: the key and the values that
     its digests were made with.
     """

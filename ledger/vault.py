@@ -5,6 +5,10 @@ Each subject (a person: `person:<student id>`; a day's unreadable deliveries:
 (AES-256-GCM). Payloads are sealed with AES-256-GCM under a key derived from it, and
 canonical values are digested with BLAKE2b keyed by another (RFC 7693): equal values
 of one subject compare equal for ever, and nobody can guess them without the key.
+
+What comes while a subject's key cannot be used (its row was altered, or is gone) is sealed
+under a spare one (subject `spare:person:<id>`), since the row may come back from a backup.
+Whoever forgets a person destroys both.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from hashlib import blake2b
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from ledger.errors import ConfigurationError
+from ledger.errors import ConfigurationError, DamagedError
 
 NONCE_BYTES = 12
 KEY_ID_BYTES = 16
@@ -23,7 +27,18 @@ MAC_BYTES = 8
 QUARANTINE_DAYS = 90
 """After so many days the key of a day's unreadable deliveries is destroyed."""
 
+PERSON, QUARANTINE, SPARE = "person:", "quarantine:", "spare:"
+"""How subjects begin; after `SPARE` comes the subject whose own key cannot be used."""
+
 _CHECK = b"sync-ledger master key"
+_NOT_OPENED = (InvalidTag, ValueError)  # altered; cut so short that there is not even a nonce
+
+
+def owner(subject: str) -> str:
+    """The subject that a key is for, be it its own one or a spare one."""
+    while subject.startswith(SPARE):
+        subject = subject.removeprefix(SPARE)
+    return subject
 
 
 def _sealing_key(secret: bytes) -> bytes:
@@ -49,13 +64,20 @@ class SubjectKey:
         return nonce + AESGCM(self._sealing_key).encrypt(nonce, plain, bound_to)
 
     def open(self, sealed: bytes, bound_to: bytes) -> bytes:
-        """The plain bytes. Raises `InvalidTag` where anything was altered."""
+        """The plain bytes. Raises `DamagedError` where anything was altered."""
         return self.opened(self._sealing_key, sealed, bound_to)
 
     @staticmethod
     def opened(sealing_key: bytes, sealed: bytes, bound_to: bytes) -> bytes:
         """The same for a key that is known by its 32 bytes alone (`MasterKey.sealing_key`)."""
-        return AESGCM(sealing_key).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], bound_to)
+        return _decrypted(AESGCM(sealing_key), sealed, bound_to, "the payload")
+
+
+def _decrypted(key: AESGCM, sealed: bytes, bound_to: bytes | None, what: str) -> bytes:
+    try:
+        return key.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], bound_to)
+    except _NOT_OPENED:
+        raise DamagedError(f"{what} was altered") from None
 
 
 def bound_to(tenant_id: str, stream: str, version: int) -> bytes:
@@ -85,8 +107,8 @@ class MasterKey:
     def require(self, check: bytes) -> None:
         """Raises `ConfigurationError` where `check` was made with another key."""
         try:
-            self._key.decrypt(check[:NONCE_BYTES], check[NONCE_BYTES:], None)
-        except InvalidTag:
+            _decrypted(self._key, check, None, "the check")
+        except DamagedError:
             raise ConfigurationError(
                 "LEDGER_MASTER_KEY is not the key that this ledger was made with: "
                 "put back the key from your backup (environment, or master.key in LEDGER_HOME)"
@@ -104,14 +126,16 @@ class MasterKey:
         return SubjectKey(key_id, subject, secret), wrapped
 
     def unwrap(self, tenant_id: str, key_id: bytes, subject: str, wrapped: bytes) -> SubjectKey:
-        """A key of the vault. Raises `InvalidTag` where it was altered or moved."""
-        return SubjectKey(key_id, subject, self._unwrapped(tenant_id, key_id, wrapped))
+        """A key of the vault. Raises `DamagedError` where its row was altered, but for the subject."""
+        return SubjectKey(key_id, subject, self._unwrapped(tenant_id, key_id, subject, wrapped))
 
-    def sealing_key(self, tenant_id: str, key_id: bytes, wrapped: bytes) -> bytes:
-        """The 32 bytes that open a subject's payloads: all that a reader needs of its key."""
-        return _sealing_key(self._unwrapped(tenant_id, key_id, wrapped))
+    def sealing_key(self, tenant_id: str, key_id: bytes, subject: str, wrapped: bytes) -> bytes:
+        """The 32 bytes that open a subject's payloads: all that a reader needs of its key.
 
-    def _unwrapped(self, tenant_id: str, key_id: bytes, wrapped: bytes) -> bytes:
-        return self._key.decrypt(
-            wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], tenant_id.encode() + b"\0" + key_id
-        )
+        Raises `DamagedError`, as `unwrap`.
+        """
+        return _sealing_key(self._unwrapped(tenant_id, key_id, subject, wrapped))
+
+    def _unwrapped(self, tenant_id: str, key_id: bytes, subject: str, wrapped: bytes) -> bytes:
+        what = f"the key of {subject} in vault.keys"
+        return _decrypted(self._key, wrapped, tenant_id.encode() + b"\0" + key_id, what)

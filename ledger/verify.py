@@ -1,4 +1,5 @@
-"""Proof that no event was altered, removed, inserted or moved: the chain, computed anew.
+"""Proof that no event was altered, removed, inserted or moved: the chain, computed anew; and that
+the keys which open the events are whole (`ledger.keyring`).
 
 The chain in the events proves that they follow from each other, the head row where
 they end, and an anchor (`ledger.anchor`), kept elsewhere, that nobody with power over
@@ -16,7 +17,9 @@ import msgspec
 from ledger import chain, clock
 from ledger.database import Database
 from ledger.events import Event
+from ledger.keyring import BadKey, Keyring
 from ledger.store import page_of_events
+from ledger.vault import MasterKey
 
 PAGE = 5_000
 _BREATH = 500  # events followed before the database gets a turn
@@ -47,13 +50,18 @@ class Anchored(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct):
-    """What a verification found: how many events hold, and the first position that does not."""
+    """What a verification found: how many events hold, and the first position that does not (None:
+    all do); the keys that are not as they should be, or some of them where there are `more_keys`.
+    `ok`: both are well; `reason`: what is not.
+    """
 
     tenant: str
     ok: bool
     events: int
     first_bad_position: int | None = None
     reason: str | None = None
+    keys: list[BadKey] = []
+    more_keys: bool = False
 
 
 def follow(previous: bytes, events: Iterable[Event]) -> bytes:
@@ -68,34 +76,51 @@ def follow(previous: bytes, events: Iterable[Event]) -> bytes:
 async def verify(
     database: Database,
     tenant_id: str,
+    master_key: MasterKey,
     anchored: Anchored | None = None,
     tell: Callable[[int, int], None] = lambda _position, _head: None,
 ) -> Verdict:
-    """Follows a tenant's chain from the first event to the head of now, page by page, so that
-    memory stays flat. `tell` hears (position, head). Raises `DatabaseAwayError`.
+    """Follows a tenant's chain from the first event to the head of now, and opens its keys, page by
+    page, so that memory stays flat. A chain that is broken hides no key. `tell` hears (position,
+    head). Raises `DatabaseAwayError`.
     """
     async with database.transaction(tenant_id) as connection:
         head = await connection.fetchrow(_HEAD, tenant_id)
     assert head is not None
     position = head[0]
-    checked = _Follower(anchored)
+    checked, keyring = _Follower(anchored), Keyring(tenant_id, master_key)
+    broken: BrokenChainError | None = None
+    coming = asyncio.create_task(_page(database, tenant_id, keyring, 0, position))
+    while rows := await coming:
+        # the next page is on its way while this one is followed
+        coming = asyncio.create_task(_page(database, tenant_id, keyring, rows[-1][1], position))
+        try:
+            for at in range(0, len(rows) if broken is None else 0, _BREATH):
+                checked.follow(rows[at : at + _BREATH])
+                await asyncio.sleep(0)
+        except BrokenChainError as error:
+            broken = error
+        except BaseException:
+            coming.cancel()
+            raise
+        tell(rows[-1][1], position)
     try:
-        coming = asyncio.create_task(_page(database, tenant_id, 0, position))
-        while rows := await coming:
-            # the next page is on its way while this one is followed
-            coming = asyncio.create_task(_page(database, tenant_id, rows[-1][1], position))
-            try:
-                for at in range(0, len(rows), _BREATH):
-                    checked.follow(rows[at : at + _BREATH])
-                    await asyncio.sleep(0)
-            except BaseException:
-                coming.cancel()
-                raise
-            tell(checked.position, position)
-        checked.require_end(*head)
+        if broken is None:
+            checked.require_end(*head)
     except BrokenChainError as error:
-        return Verdict(tenant_id, False, checked.position, error.position, error.reason)
-    return Verdict(tenant_id, True, checked.position)
+        broken = error
+    await keyring.open_all(database)
+    return _verdict(tenant_id, checked.position, broken, keyring)
+
+
+def _verdict(tenant_id: str, events: int, broken: BrokenChainError | None, keyring: Keyring) -> Verdict:
+    verdict = Verdict(tenant_id, broken is None and not keyring.bad, events)
+    verdict.keys, verdict.more_keys = keyring.bad, keyring.more
+    if broken is not None:
+        verdict.first_bad_position, verdict.reason = broken.position, broken.reason
+    elif keyring.bad:
+        verdict.reason = keyring.bad[0].problem
+    return verdict
 
 
 class _Follower:
@@ -144,6 +169,10 @@ class _Follower:
             )
 
 
-async def _page(database: Database, tenant_id: str, after: int, until: int) -> list[asyncpg.Record]:
+async def _page(
+    database: Database, tenant_id: str, keyring: Keyring, after: int, until: int
+) -> list[asyncpg.Record]:
     async with database.transaction(tenant_id) as connection:
-        return await page_of_events(connection, tenant_id, after, until, PAGE)
+        rows = await page_of_events(connection, tenant_id, after, until, PAGE)
+        await keyring.find(connection, rows)
+        return rows

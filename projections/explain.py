@@ -31,6 +31,7 @@ _NEWEST = 200
 """So many of a record's newest events are looked at."""
 
 _decode = msgspec.json.Decoder(list[tuple[str, str]]).decode
+_UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError)
 _BY_ITSELF = "When that is mended in Zoho, the ledger takes it up by itself."
 _TRY_AGAIN = "When that is mended, the administrator runs sync-ledger moodle retry --entity {} --zoho-id {}."
 _LOOK_THERE = (
@@ -78,9 +79,10 @@ class _Known(msgspec.Struct):
 class _Story(msgspec.Struct):
     """What the events of an enrollment and of those that it needs tell of time: from when on it
     did (not) ask for a seat, since which event (position and instant) it has its dates, and since
-    which one a record has a status that takes none.
+    which one a record has a status that takes none. `rows`: as the events have them now.
     """
 
+    rows: dict[Name, Row | None] = {}
     moments: list[Moment] = []
     dated: tuple[int, int] | None = None
     inactive: dict[Name, tuple[int, int]] = {}
@@ -119,8 +121,11 @@ async def explain_enrollment(
     enrollment = await _known(connection, tenant_id, "enrollment", zoho_id)
     if not enrollment.events:
         return None
-    story = await _story(past, ("enrollment", zoho_id), settings)
-    row = enrollment.row
+    story = await _story(past, connection, tenant_id, ("enrollment", zoho_id), settings)
+    problems = [f"{u.entity} {u.zoho_id}: {u.problem}" for u in past.unread.values()]
+    if enrollment.row is not None and enrollment.row.problem:
+        problems.append(enrollment.row.problem)
+    row = enrollment.row = _readable(enrollment.row, story)
     fields = row.fields if row is not None else {}
     links = [_record(enrollment), _valid(enrollment, story)]
     links.append(await _needed(connection, tenant_id, story, "student", fields))
@@ -130,17 +135,22 @@ async def explain_enrollment(
     links.append(_period(enrollment, story, now))
     links += _moodle_links(await _moodle(connection, tenant_id, settings, zoho_id), zoho_id, asks=asks)
     since = since_when(story.moments, now)
-    return _answer(zoho_id, enrollment.events[-1]["recorded_at"] if since is None else since, links)
+    answer = _answer(zoho_id, enrollment.events[-1]["recorded_at"] if since is None else since, links)
+    return {**answer, "unreadable": "; ".join(problems)} if problems else answer
 
 
-async def _story(past: Past, name: Name, settings: TenantSettings) -> _Story:
+async def _story(
+    past: Past, connection: Connection, tenant_id: str, name: Name, settings: TenantSettings
+) -> _Story:
     """Folds the streams once more, looking behind every event."""
     story = _Story()
     before: tuple[Any, ...] | None = None
+    newest: dict[Name, Event] = {}
 
     def look(event: Event, view: WholeView) -> None:
         nonlocal before
         changed = (event.entity or "", event.zoho_id or "")
+        newest[changed] = event
         row = view.row(changed)
         if row is None or not takes_no_seat(row, settings):
             story.inactive.pop(changed, None)
@@ -157,8 +167,20 @@ async def _story(past: Past, name: Name, settings: TenantSettings) -> _Story:
             before = asks, dates
             story.moments.append(Moment(event.recorded_at, asks, Period.read(*dates, settings.timezone)))
 
-    await past.fold([name], open_all=True, each=look)
+    view = await past.fold([name], open_all=True, each=look)
+    for unread in past.unread.keys() & newest.keys():  # what its events do not tell its present row does
+        found = await connection.fetchrow(SQL["one_record"], tenant_id, *unread)
+        row, live = view.row(unread), from_columns(found[BOOKKEEPING:]) if found is not None else None
+        if row is not None and live is not None and not live.damaged:
+            view.rows[unread] = msgspec.structs.replace(row, fields=live.fields)
+            look(newest[unread], view)
+    story.rows = view.rows
     return story
+
+
+def _readable(row: Row | None, story: _Story) -> Row | None:
+    """A record's row, from the events where the present one cannot be read."""
+    return row if row is None or not row.damaged else story.rows.get(row.name, row)
 
 
 def _answer(zoho_id: str, since: int, links: list[Link]) -> dict[str, Any]:
@@ -222,7 +244,7 @@ def _valid(enrollment: _Known, story: _Story) -> Link:
         return _link("valid", None, "not_looked_at_deleted")
     if found := story.inactive.get(row.name):
         step = "If the student should attend, set the enrollment's status in Zoho to an active one."
-        status = row.fields["status"]
+        status = row.fields.get("status")
         return _link("valid", False, "takes_no_seat", found, step, title="The enrollment", status=status)
     used = next((e for e in enrollment.events if e["position"] == row.own_position), last)
     if last["position"] > used["position"]:
@@ -242,11 +264,11 @@ async def _needed(
         return _link(entity, None, "none_named", entity=entity)
     title = f"{entity.capitalize()} {zoho_id}"
     known = await _known(connection, tenant_id, entity, zoho_id)
-    row = known.row
+    row = known.row = _readable(known.row, story)
     if row is not None and row.state == ACTIVE:
         if found := story.inactive.get(row.name):
             step = f"If that is wrong, set the status of the {entity} in Zoho to an active one."
-            status = row.fields["status"]
+            status = row.fields.get("status")
             return _link(entity, False, "takes_no_seat", found, step, title=title, status=status)
         at = next(
             (e["recorded_at"] for e in known.events if e["position"] == row.own_position), row.updated_at
@@ -429,7 +451,10 @@ def _why_unused(event: Any, entity: str) -> _Why:
     """Why an event of a record was not used, and what to do."""
     status, reason = event["status"], event["reason"]
     if status == "INVALID":
-        problems = _decode(event["errors"]) if event["errors"] else []
+        try:
+            problems = _decode(event["errors"]) if event["errors"] else []
+        except _UNDECODABLE:  # the list of events says so
+            problems = []
         named = "; ".join(f"{_label(field)}: {problem}" for field, problem in problems)
         fields = " and ".join(_label(field) for field, _ in problems) or "the record"
         step = f"Correct {fields} of the {entity} in Zoho, or what sends it (a lookup is sent by its id)"

@@ -47,7 +47,7 @@ class Values(Protocol):
         """Field -> text or null."""
 
 
-class Effect(msgspec.Struct, frozen=True):
+class Effect(msgspec.Struct, frozen=True, gc=False):
     """What an event did to another record: released it, or made it wait again."""
 
     entity: str
@@ -57,7 +57,7 @@ class Effect(msgspec.Struct, frozen=True):
     own_position: int
 
 
-class Outcome(msgspec.Struct):
+class Outcome(msgspec.Struct, gc=False):
     """What an event led to. `changes`: field -> (old, new)."""
 
     status: str
@@ -145,7 +145,7 @@ class CurrentState:
     def fail(self, view: View, event: Event) -> Outcome:
         """The outcome of an event on which `apply` failed: it counts, the state stays."""
         if event.entity is not None and event.zoho_id is not None:
-            view.edit(row_of(event)).version = event.version
+            view.count(row_of(event), event.version)
         return Outcome("ERROR")
 
     def _receive(  # noqa: C901  (one published rule after the other)
@@ -267,7 +267,7 @@ class CurrentState:
             return
         for dependent in view.dependents_of(name):
             before = view.row(dependent)
-            if before is None or name in before.waiting_for:
+            if before is None or before.damaged or name in before.waiting_for:
                 continue
             row = view.edit(dependent)
             needs = _needs(self._rules[row.entity], row.fields)
@@ -286,6 +286,7 @@ class _Rules:
 
     def __init__(self, entity: Entity) -> None:
         self.names = {f.number: f.name for f in entity.fields}
+        self.lookups = frozenset(f.name for f in entity.fields if f.kind == "lookup")
         self.required = tuple(f for f in entity.fields if f.required)
         self.needs = tuple(f for f in entity.fields if f.needs)
         self.numbers = tuple(f.number for f in entity.fields if f.fingerprint)
@@ -307,10 +308,12 @@ class _Merge:
             return
         came, provisional = digests.unpack(said)
         known, stand_ins = digests.unpack(row.macs or b"")
-        # digests under another key cannot be compared: the event then carries all it needs
+        # digests under another key cannot be compared: the event then carries all it needs, but
+        # where the former key was damaged; then they still say what has a value
         self._comparable = row.key_id == event.key_id or not row.macs
+        foreign: Macs = {}
         if not self._comparable:
-            known, stand_ins = {}, set()
+            foreign, known, stand_ins = known, {}, set()
         for number in provisional:  # a stand-in yields to what is known, unless that is one too
             if known.get(number) is not None and number not in stand_ins:
                 del came[number]
@@ -318,12 +321,14 @@ class _Merge:
         other = [number for number, mac in came.items() if known.get(number, _ABSENT) != mac]
         self.repeats = not other and row.key_id == event.key_id
         self._known, self.macs, self._other = known, {**known, **came}, other
+        if foreign:
+            self.macs = {**foreign, **self.macs}
         self.packed = digests.pack(self.macs, stand_ins)
         self.fields = row.fields
         if other:  # only then is there anything to be opened
-            self.fields = self._laid_over(payload)
+            self.fields = self._laid_over(payload, came)
 
-    def _laid_over(self, payload: Values | None) -> dict[str, str | None]:
+    def _laid_over(self, payload: Values | None, said: Macs) -> dict[str, str | None]:
         refs = _decode_refs(self._event.refs) if self._event.refs else {}
         given = payload.values if payload is not None else {}
         fields = dict(self._row.fields)
@@ -331,7 +336,9 @@ class _Merge:
             name = self.rules.names[number]
             if name in refs:
                 fields[name] = refs[name]
-            elif payload is None:
+            elif name in self.rules.lookups:  # it did not come: the digest is of the value that is kept
+                continue
+            elif payload is None or said[number] is None:
                 fields[name] = None
             elif name in given:
                 fields[name] = given[name]

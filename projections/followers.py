@@ -26,6 +26,7 @@ import structlog
 from ledger import clock
 from ledger.database import Connection, Database
 from ledger.errors import DatabaseAwayError
+from ledger.pace import in_turns
 from projections.queries import SQL
 from projections.tenants import POLL_SECONDS, Pace
 
@@ -39,7 +40,7 @@ LINGER_SECONDS = 0.5
 """After an append more is likely to come, and a page costs what an item costs."""
 
 
-class Item(msgspec.Struct, frozen=True):
+class Item(msgspec.Struct, frozen=True, gc=False):
     """What one event led to, in the envelope's words. `recorded_at` is microseconds."""
 
     position: int
@@ -149,7 +150,7 @@ async def items_behind(
 ) -> list[Item]:
     """What events led to, by position; `until` is inclusive."""
     rows = await connection.fetch(SQL["outcomes_in_order"], tenant_id, generation, after, until, limit)
-    return [Item(*row) for row in rows]
+    return [Item(*row) async for row in in_turns(rows)]
 
 
 class Trouble(msgspec.Struct, frozen=True):
@@ -205,8 +206,7 @@ class Followers:
                 for tenant_id in sorted(todo | {tenant_id for tenant_id, _ in self._trouble}):
                     await self.catch_up(tenant_id)
                     todo.discard(tenant_id)
-            except DatabaseAwayError as error:
-                log.warning("followers wait for the database", reason=str(error))
+            except DatabaseAwayError:
                 self._appended |= todo
                 await asyncio.sleep(FIRST_PAUSE)
             except Exception:
@@ -350,7 +350,7 @@ class _Page:
 
     async def _apply(self, connection: Connection, generation: int, items: list[Item]) -> None:
         batch = self._follower.batch()
-        for item in items:
+        async for item in in_turns(items):
             self._follower.apply(batch, item)
         await self._follower.write(connection, self._tenant, generation, batch)
 

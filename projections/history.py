@@ -6,10 +6,13 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
+import structlog
 
 from ledger import clock
-from ledger.database import Connection, Database
+from ledger.database import Connection, Database, UndecodableError
+from ledger.errors import DamagedError
 from ledger.events import REPORT, REPORTS, stream_name
+from ledger.pace import in_turns
 from ledger.unseal import Unsealer
 from ledger.vault import MasterKey
 from ledger.zoho.entities import ENTITIES, Entities
@@ -30,12 +33,16 @@ END = 2**62
 
 PAGE = 5_000
 PAGE_BYTES = 16 * 1024 * 1024
-"""So much payload a page holds at the most, but for one that is larger alone."""
+"""So much payload and changes a page holds at the most, but for one event that has more alone."""
 
 BOOKKEEPING = 2  # tenant_id and generation come first in `select *`
 
 _RARE = ("INVALID", "SKIPPED", "ERROR", "DELETED", "FAILED")  # as in the index outcomes_by_status
-_decode = msgspec.json.decode
+log = structlog.get_logger()
+
+_decode_changes = msgspec.json.Decoder(dict[str, tuple[str | None, str | None]]).decode
+_decode_problems = msgspec.json.Decoder(list[tuple[str, str]]).decode
+_UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError)
 
 
 class Filter(msgspec.Struct, frozen=True):
@@ -78,11 +85,12 @@ class History:
 
     async def events(self, wanted: Filter, limit: int, *, payload: bool = False) -> Page:
         """Events by ascending position; with `payload` the record as stored, null where its
-        key was destroyed, and fewer events where they are large.
+        key was destroyed, and fewer events where they are large. One of which something cannot
+        be read says so under `unreadable`.
         """
-        async with self._database.transaction(self._tenant, snapshot=True) as connection:
+        async with self._database.transaction(self._tenant) as connection:
             after, before = await self._bounds(connection, wanted)
-            return await self._page(connection, wanted, after, before, limit, payload=payload)
+        return await self._events(wanted, after, before, limit, payload=payload)
 
     async def export(self, wanted: Filter, *, payload: bool = False) -> AsyncIterator[list[dict[str, Any]]]:
         """All of them up to the newest one of now, page by page, each in a transaction of its
@@ -94,11 +102,30 @@ class History:
         before = min(before, head["position"] + 1 if head else 0)
         page = Page([], more=True)
         while page.more:
-            async with self._database.transaction(self._tenant, snapshot=True) as connection:
-                page = await self._page(connection, wanted, after, before, PAGE, payload=payload)
+            page = await self._events(wanted, after, before, PAGE, payload=payload)
             if page.items:
                 yield page.items
                 after = page.last
+
+    async def _events(self, wanted: Filter, after: int, before: int, limit: int, *, payload: bool) -> Page:
+        try:
+            async with self._database.transaction(self._tenant, snapshot=True) as connection:
+                return await self._page(connection, wanted, after, before, limit, payload=payload)
+        except UndecodableError:
+            if not wanted.warnings:
+                raise
+        return await self._sieved(wanted, after, before, limit, payload=payload)
+
+    async def _sieved(self, wanted: Filter, after: int, before: int, limit: int, *, payload: bool) -> Page:
+        """Events that have warnings, where the database stumbles over one that was altered: they are
+        looked through one by one, and such a one is shown.
+        """
+        each, found = msgspec.structs.replace(wanted, warnings=False), Page([], more=True)
+        while found.more and len(found.items) < limit:
+            page = await self._events(each, after, before, PAGE, payload=payload)
+            found.items += [item for item in page.items if item["warnings"] or "unreadable" in item]
+            found.more, after = page.more, page.last if page.items else after
+        return Page(found.items[:limit], found.more or len(found.items) > limit)
 
     async def _bounds(self, connection: Connection, wanted: Filter) -> tuple[int, int]:
         after, before = wanted.after, END
@@ -122,10 +149,10 @@ class History:
         rows.sort(key=lambda row: row["position"])
         more = len(rows) > limit
         del rows[limit:]
-        if payload and (fitting := _fitting(rows)) < len(rows):
+        if (fitting := _fitting(rows, payload=payload)) < len(rows):
             more = True
             del rows[fitting:]
-        items = [_event(row) for row in rows]
+        items = [_event(row) async for row in in_turns(rows)]
         if payload:
             await self._add_payloads(connection, rows, items)
         return Page(items, more)
@@ -136,8 +163,13 @@ class History:
         unsealer = Unsealer(self._tenant, self._master_key)
         await unsealer.learn(connection, (row["key_id"] for row in rows))
         found = await connection.fetch(SQL["payloads_at"], self._tenant, [row["position"] for row in rows])
-        for item, r, (_, payload) in zip(items, rows, found, strict=True):
-            item["payload"] = unsealer.record(r["topic"], r["key_id"], payload, r["stream"], r["version"])
+        async for item, r, (_, payload) in in_turns(zip(items, rows, found, strict=True)):
+            try:
+                item["payload"] = unsealer.record(r["topic"], r["key_id"], payload, r["stream"], r["version"])
+            except DamagedError as error:
+                item["payload"], item["unreadable"] = None, str(error)
+                place = {"tenant": self._tenant, "position": r["position"], "stream": r["stream"]}
+                log.warning("an event cannot be read", **place, reason=str(error))
 
     def _streams(self, wanted: Filter) -> list[str | None]:
         """The streams that a filter by id names; one None where it names none."""
@@ -182,13 +214,16 @@ class History:
 
 def deferred_item(row: Row) -> dict[str, Any]:
     """A waiting record as it is shown."""
-    return {
+    item: dict[str, Any] = {
         "zoho_id": row.zoho_id,
         "entity": row.entity,
         "waiting_for": waiting_for(row),
         "since": clock.to_text(row.waiting_since or 0),
         "position": row.own_position,
     }
+    if problem := row.problem:
+        item["unreadable"] = problem
+    return item
 
 
 def waiting_for(row: Row) -> list[dict[str, str]]:
@@ -239,20 +274,18 @@ async def _select(
     return list(await connection.fetch(SQL[name], *arguments))
 
 
-def _fitting(rows: list[Any]) -> int:
-    """How many rows' payloads fit into a page, at least one."""
+def _fitting(rows: list[Any], *, payload: bool) -> int:
+    """How many rows fit into a page, with their payloads or without, at least one."""
     size = 0
     for number, row in enumerate(rows):
-        size += row["size"]
+        size += len(row["changes"] or b"") + (row["size"] if payload else 0)
         if size > PAGE_BYTES:
             return max(1, number)
     return len(rows)
 
 
 def _event(row: Any) -> dict[str, Any]:
-    changes, errors = row["changes"], row["errors"]
-    found = _decode(errors) if errors else []
-    return {
+    item = {
         "position": row["position"],
         "recorded_at": clock.to_text(row["recorded_at"]),
         "entity": row["entity"],
@@ -261,19 +294,32 @@ def _event(row: Any) -> dict[str, Any]:
         "topic": row["topic"],
         "status": row["status"],
         "reason": row["reason"],
-        "changes": changes_of(_decode(changes)) if changes else None,
-        "errors": problems_of(found) if errors else None,
-        "warnings": problems_of(_warnings(row, found)) or None,
+        "changes": None,
+        "errors": None,
+        "warnings": None,
         "source": row["source"],
         "delivery_id": row["delivery_id"],
     }
+    try:
+        changes, errors = row["changes"], row["errors"]
+        found = _decode_problems(errors) if errors else []
+        item["errors"] = problems_of(found) if errors else None
+        item["changes"] = changes_of(_decode_changes(changes)) if changes else None
+    except _UNDECODABLE:
+        item["unreadable"] = "what the event led to was altered: sync-ledger replay makes it anew"
+        return item
+    try:
+        item["warnings"] = problems_of(_warnings(row, found)) or None
+    except _UNDECODABLE:
+        item["unreadable"] = "the event's problems were altered: run sync-ledger verify"
+    return item
 
 
 def _warnings(row: Any, errors: list[Any]) -> list[Any]:
     """The problems of an event that are none of its errors, as `has_warnings` selects them."""
     if row["problems"] is None or row["flags"] & REPORT:
         return []
-    return [problem for problem in _decode(row["problems"]) if problem not in errors]
+    return [problem for problem in _decode_problems(row["problems"]) if problem not in errors]
 
 
 def _effect(row: Any, name: Name) -> dict[str, Any]:

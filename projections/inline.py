@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ledger.events import DELETION, Event, RecordReceived
+from ledger.pace import in_turns
 from ledger.seal import Known
 from ledger.store import Flush, Loaded, Wanted
 from ledger.zoho.entities import Entities
@@ -54,16 +55,17 @@ class InlineState:
         view.rows.update(found)
         return bool(found)
 
-    def absorb(self, view: View, loaded: Loaded, wanted: Wanted) -> None:
+    async def absorb(self, view: View, loaded: Loaded, wanted: Wanted) -> None:
         """Takes what was read into the view; what was not found is absent."""
         for name in wanted.records:
             view.rows.setdefault(name, None)
-        for columns in (*loaded.records, *loaded.dependent_records):
+        async for columns in in_turns((*loaded.records, *loaded.dependent_records)):
             row = from_columns(columns)
             view.rows[row.name] = row
         for name in wanted.dependents:
             view.dependents.setdefault(name, set())
         for needs_entity, needs_id, entity, zoho_id in loaded.dependents:
+            view.rows.setdefault((entity, zoho_id), None)  # a link without its record
             view.dependents[needs_entity, needs_id].add((entity, zoho_id))
 
     def subject(self, view: View, record: Record) -> str | None:
@@ -84,10 +86,19 @@ class InlineState:
         row = view.row(record.row)
         return Known(row.key_id, row.fields) if row is not None else Known()
 
+    def key_of(self, view: View, person: str) -> bytes | None:
+        """The id of the key that seals what is known of a person, as far as the view knows it."""
+        rows = (view.rows.get((entity.name, person)) for entity in self._entities if entity.is_person)
+        return next((row.key_id for row in rows if row is not None), None)
+
     def next_version(self, view: View, record: Record) -> int:
         """The version of the record's next event."""
         row = view.row(record.row)
         return row.version + 1 if row is not None else 1
+
+    def dependents(self, view: View, record: Record) -> int:
+        """How many others the record's event may release, or make wait."""
+        return len(view.dependents.get(record.row, ()))
 
     def apply(self, view: View, event: Event, payload: RecordReceived) -> Outcome:
         """Folds an event; the view is untouched where this raises."""
@@ -102,12 +113,12 @@ class InlineState:
         """The event counts, but the state stays as it was."""
         return self._projection.fail(view, event)
 
-    def write(self, view: View, results: Iterable[tuple[Event, Any]], flush: Flush) -> None:
+    async def write(self, view: View, results: Iterable[tuple[Event, Any]], flush: Flush) -> None:
         """Adds what the view changed and the outcomes to a flush."""
-        for event, outcome in results:
+        async for event, outcome in in_turns(results):
             flush.outcomes += outcome_columns(outcome, event)
-        rows = (view.rows[name] for name in view.changed)
-        flush.records = [to_columns(row) for row in rows if row is not None]
+        rows = in_turns(view.rows[name] for name in view.changed)
+        flush.records = [to_columns(row) async for row in rows if row is not None]
         flush.links = [(*needed, *dependent) for needed, dependent in view.linked]
         flush.unlinks = [(*needed, *dependent) for needed, dependent in view.unlinked]
 

@@ -7,24 +7,24 @@ of the needed ones the envelopes alone.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
 
 from ledger.database import Connection
 from ledger.events import Event, stream_name
+from ledger.pace import in_turns
 from ledger.unseal import Unsealer
 from ledger.vault import MasterKey
 from projections.fold import CurrentState, row_of
 from projections.queries import SQL
 from projections.replay import Folding, parked_positions
 from projections.state import DELETED, NONE, WAITING, Name, Row, WholeView
+from projections.unread import Unread
 
 YOUNG = 20_000
 """Up to this position a list looks for its ids among the events, later among the records."""
 
 _AT_LEAST = 20
 _AT_ONCE = 200  # records whose payloads are held together
-_BREATH = 250  # events folded before other requests get a turn
 
 
 class Past:
@@ -48,6 +48,8 @@ class Past:
         self._projection = projection
         self._position = position
         self._recorded_at = recorded_at
+        self.unread: dict[Name, Unread] = {}
+        """Records of which not every value could be read so far; those are null."""
 
     @classmethod
     async def at(
@@ -122,18 +124,17 @@ class Past:
             rows = await self._connection.fetch(
                 SQL["events_of_streams"], self._tenant, streams, list(frontier.values()), self._position
             )
-            found = [Event(*row) for row in rows]
+            found = [Event(*row) async for row in in_turns(rows)]
             events += found
-            needed = {name for event in found for name in self._projection.needs_of(event)}
+            needed = {name async for event in in_turns(found) for name in self._projection.needs_of(event)}
             frontier = {name: open_all for name in needed if name not in asked}
         unsealer = Unsealer(self._tenant, self._master_key)
         await unsealer.learn(self._connection, {e.key_id for e in events if asked[row_of(e)]})
         parked = await parked_positions(self._connection, self._tenant, self._projection)
         folding = Folding(self._projection, unsealer, parked)
         events.sort(key=lambda event: event.position)
-        for number, event in enumerate(events):
+        async for event in in_turns(events):
             folding.fold(event, opened=asked[row_of(event)])
             each(event, folding.view)
-            if number % _BREATH == _BREATH - 1:
-                await asyncio.sleep(0)
+        self.unread |= folding.unread
         return folding.view

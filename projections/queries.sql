@@ -386,6 +386,18 @@ delete from ledger.links where ctid = any (array(
 -- outcomes_behind: what a killed rebuild wrote behind its last complete position
 delete from ledger.outcomes where tenant_id = $1 and generation = $2 and position > $3;
 
+-- own_changes: what the outcomes of a generation tell of some events' own records
+select o.position, o.changes from unnest($3::bigint[]) w (position) cross join lateral (
+  select * from ledger.outcomes o
+   where o.tenant_id = $1 and o.generation = $2 and o.position = w.position and o.own
+   limit 1) o;
+
+-- records_named: rows of a generation by name
+select r.* from unnest($3::text[], $4::text[]) w (entity, zoho_id) cross join lateral (
+  select * from ledger.records r
+   where r.tenant_id = $1 and r.generation = $2 and r.entity = w.entity and r.zoho_id = w.zoho_id
+   limit 1) r;
+
 -- records_of: every row of a generation behind a name, in order
 select * from ledger.records
  where tenant_id = $1 and generation = $2 and (entity, zoho_id) > ($3, $4)

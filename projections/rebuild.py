@@ -20,6 +20,7 @@ from ledger import clock
 from ledger.database import Connection, Database
 from ledger.errors import DatabaseAwayError, MissingEventError
 from ledger.events import Event
+from ledger.pace import in_turns
 from ledger.unseal import Unsealer
 from ledger.vault import MasterKey
 from projections.fold import CurrentState, outcome_columns
@@ -35,16 +36,17 @@ from projections.followers import (
 )
 from projections.queries import SQL
 from projections.replay import Folding, pages, parked_positions
-from projections.state import from_columns, to_columns
+from projections.state import Name, Row, from_columns, to_columns
 from projections.tenants import places
+from projections.unread import Unread, are_unread, filled, filled_outcomes, has_unread
 
 SAVE_SECONDS = 60.0
 """So often the state that a rebuild has come to is written, so that a crash costs no more."""
 NEARLY = 1_000
 """So few events are left to the transaction that holds the head's lock."""
 LEASE_SECONDS = 10.0
-_CHUNK = 5_000  # rows a statement
-_BREATH = 250  # events folded before the database gets a turn
+_CHUNK = 5_000  # rows read, or removed, by a statement
+_ROWS = 1_000  # rows that a statement inserts; asyncpg translates them in one call, some 25 ms
 _NO_GENERATION = 2**31 - 1
 _RETRYING = 0  # in place of the version
 
@@ -94,12 +96,20 @@ class Rebuild:
         self._lease = Lease(replay.tenant_id, "rebuild", seconds=LEASE_SECONDS)
         self.seconds = 0.0
         """From the start to the switch; what follows removes the old rows."""
+        self._live = 0
         self._generation = 0
         self._saved = 0
         self._position = 0
         self._outcomes: list[tuple[Any, ...]] = []
         self._batches = [follower.batch() for follower in replay.followers]
-        self._folding = Folding(replay.projection, Unsealer(replay.tenant_id, replay.master_key))
+        self._folding = Folding(replay.projection, Unsealer(replay.tenant_id, replay.master_key), mark=True)
+
+    @property
+    def unread(self) -> list[Unread]:
+        """The records of which something could not be read: they have the values of the rows that
+        were live before, which nothing could be compared with.
+        """
+        return list(self._folding.unread.values())
 
     async def run(self) -> int:
         """Rebuilds and switches; answers how many events were folded.
@@ -142,7 +152,7 @@ class Rebuild:
             head = await connection.fetchrow(SQL["head"], tenant_id)
             assert head is not None
             left = await connection.fetchrow(SQL["rebuild"], tenant_id)
-            live = head["generation"]
+            live = self._live = head["generation"]
         await self._leave_out_parked()
         if (
             left is not None
@@ -152,9 +162,10 @@ class Rebuild:
         ):
             self._generation, self._position = left["generation"], left["position"]
             await remove_generations(database, tenant_id, keep={live, self._generation}, lease=self._lease)
-            await self._load()
-            self._saved = self._position
-            return
+            if await self._load():
+                self._saved = self._position
+                return
+            self._position = 0
         self._generation = max(live, left["generation"] if left else 0) + 1
         async with database.transaction(tenant_id) as connection:
             await self._lease.renew(connection)
@@ -176,8 +187,8 @@ class Rebuild:
             ]
         return all(each == position for each in reached)
 
-    async def _load(self) -> None:
-        """The state that a killed rebuild had saved."""
+    async def _load(self) -> bool:
+        """The state that a killed rebuild had saved; False where that cannot be read."""
         database, tenant_id, generation = self._replay.database, self._tenant, self._generation
         view = self._folding.view
         async with database.transaction(tenant_id) as connection:
@@ -186,8 +197,17 @@ class Rebuild:
         async for columns in rows_of(database, tenant_id, "records_of", generation, ("", "")):
             row = from_columns(columns[2:])
             view.rows[row.name] = row
+            if row.damaged:
+                view.rows.clear()
+                self._folding.unread.clear()
+                return False
+            if has_unread(row):
+                self._folding.unread[row.name] = Unread(
+                    *row.name, None, "some of its values could not be read"
+                )
         async for link in rows_of(database, tenant_id, "links_of", generation, ("", "", "", "")):
             view.dependents.setdefault((link[0], link[1]), set()).add((link[2], link[3]))
+        return True
 
     async def _follow(self) -> None:
         """Folds page after page until the head is near."""
@@ -205,9 +225,7 @@ class Rebuild:
                 ):
                     await self._leave_out_parked()
                     # the database reads the next page and writes the last one meanwhile
-                    for at in range(0, len(page), _BREATH):
-                        self._fold(page[at : at + _BREATH])
-                        await asyncio.sleep(0)
+                    await self._fold(page)
                     if writing is not None:
                         await writing
                     writing = asyncio.create_task(self._write_outcomes())
@@ -239,10 +257,10 @@ class Rebuild:
             row = await connection.fetchrow(SQL["head"], self._tenant)
         return int(row["position"]) if row else 0
 
-    def _fold(self, page: Iterable[Event]) -> None:
+    async def _fold(self, page: Iterable[Event]) -> None:
         folding, add = self._folding, self._outcomes.extend
         pairs = list(zip(self._replay.followers, self._batches, strict=True))
-        for event in page:
+        async for event in in_turns(page):
             self._position = event.position
             outcome = folding.fold(event)
             if outcome is None:
@@ -256,11 +274,33 @@ class Rebuild:
         outcomes, self._outcomes = self._outcomes, []
         async with self._replay.database.transaction(self._tenant) as connection:
             await self._lease.renew(connection)
-            await self._insert(connection, "add_outcomes", outcomes)
+            await self._add_outcomes(connection, outcomes)
+
+    async def _add_outcomes(self, connection: Connection, outcomes: list[tuple[Any, ...]]) -> None:
+        """Adds outcomes; what they cannot tell of unread values is taken from the live ones."""
+        if positions := [row[0] for row in outcomes if are_unread(row)]:
+            rows = await connection.fetch(SQL["own_changes"], self._tenant, self._live, positions)
+            outcomes = filled_outcomes(outcomes, {row["position"]: row["changes"] for row in rows})
+        await self._insert(connection, "add_outcomes", outcomes)
+
+    async def _fill(self, connection: Connection) -> None:
+        """Takes the values that could not be read from the live rows."""
+        view = self._folding.view
+        names = [name for name in self._folding.unread if (row := view.rows.get(name)) and has_unread(row)]
+        for at in range(0, len(names), _CHUNK):
+            some = names[at : at + _CHUNK]
+            entities, ids = [e for e, _ in some], [i for _, i in some]
+            found = await connection.fetch(SQL["records_named"], self._tenant, self._live, entities, ids)
+            live: dict[Name, Row] = {row.name: row for row in (from_columns(c[2:]) for c in found)}
+            for name in some:
+                row = view.rows[name]
+                assert row is not None
+                view.rows[name] = filled(row, live.get(name))
+                view.changed.add(name)
 
     async def _insert(self, connection: Connection, name: str, rows: Sequence[Any]) -> None:
-        for at in range(0, len(rows), _CHUNK):
-            await connection.execute(SQL[name], self._tenant, self._generation, rows[at : at + _CHUNK])
+        for at in range(0, len(rows), _ROWS):
+            await connection.execute(SQL[name], self._tenant, self._generation, rows[at : at + _ROWS])
 
     async def _save(self) -> None:
         """Writes all that has changed since the last time, and that it is complete."""
@@ -270,7 +310,7 @@ class Rebuild:
 
     async def _write(self, connection: Connection) -> None:
         tenant_id, generation, view = self._tenant, self._generation, self._folding.view
-        await self._insert(connection, "add_outcomes", self._outcomes)
+        await self._add_outcomes(connection, self._outcomes)
         changed = list(view.changed)
         for at in range(0, len(changed) if self._saved else 0, _CHUNK):
             names = changed[at : at + _CHUNK]
@@ -278,12 +318,13 @@ class Rebuild:
                 SQL["remove_records"], tenant_id, generation, [e for e, _ in names], [i for _, i in names]
             )
         for at in range(0, len(changed), _CHUNK):
-            rows = [to_columns(row) for name in changed[at : at + _CHUNK] if (row := view.rows[name])]
+            some = in_turns(changed[at : at + _CHUNK])
+            rows = [to_columns(row) async for name in some if (row := view.rows[name])]
             await self._insert(connection, "add_records", rows)
         if self._saved:
-            gone = [(*needed, *dependent) for needed, dependent in view.unlinked]
+            gone = [(*needed, *dependent) async for needed, dependent in in_turns(view.unlinked)]
             await self._insert(connection, "remove_links", gone)
-        new = [(*needed, *dependent) for needed, dependent in view.linked]
+        new = [(*needed, *dependent) async for needed, dependent in in_turns(view.linked)]
         await self._insert(connection, "add_links", new)
         for index, follower in enumerate(self._replay.followers):
             await follower.write(connection, tenant_id, generation, self._batches[index])
@@ -307,14 +348,15 @@ class Rebuild:
             head = await connection.fetchrow(SQL["lock_head"], tenant_id)
             assert head is not None
             rows = await connection.fetch(SQL["events_behind"], tenant_id, self._position, None)
-            events = [Event(*row) for row in rows]
+            events = [Event(*row) async for row in in_turns(rows)]
             await self._folding.unsealer.learn(connection, {e.key_id for e in events})
             if not self._retry:  # an event that was parked meanwhile stays unapplied too
                 parked = await parked_positions(connection, tenant_id, replay.projection)
                 self._folding.leave_out(parked)
-            self._fold(events)
+            await self._fold(events)
             if self._position != head["position"]:
                 raise MissingEventError(tenant_id, self._position + 1)
+            await self._fill(connection)
             await self._write(connection)
             await self._park(connection)
             for follower in replay.followers:  # their new rows hold everything
@@ -349,9 +391,14 @@ class Rebuild:
 
 async def is_outdated(replay: Replay) -> bool:
     """Whether an older version of the projection has made a tenant's read models."""
+    return await _outdated(replay) is not None
+
+
+async def _outdated(replay: Replay) -> int | None:
+    """How many events an older version of the projection has made a tenant's read models of."""
     async with replay.database.transaction(replay.tenant_id) as connection:
         head = await connection.fetchrow(SQL["head"], replay.tenant_id)
-    return head is not None and _is_older(head["version"], replay.projection)
+    return head["position"] if head is not None and _is_older(head["version"], replay.projection) else None
 
 
 async def outdated_tenants(database: Database, default_tenant: str, projection: CurrentState) -> list[str]:
@@ -364,10 +411,12 @@ def _is_older(version: int, projection: CurrentState) -> bool:
     return version < projection.version
 
 
-async def bring_up_to_date(replay: Replay) -> None:
+async def bring_up_to_date(replay: Replay, tell: Callable[[str], None] = lambda _: None) -> None:
     """Rebuilds a tenant's read models where an older version has made them, or waits until
-    another process has done it.
+    another process has done it. `tell` gets one line where there is something to rebuild.
     """
+    if await _outdated(replay):
+        tell(f"rebuilding the read models of tenant {replay.tenant_id}")
     while await is_outdated(replay):
         with contextlib.suppress(ReplayRunningError):
             await Rebuild(replay, if_outdated=True).run()

@@ -11,27 +11,19 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import structlog
-from cryptography.exceptions import InvalidTag
 
 from ledger.database import Connection, Database
-from ledger.errors import MissingEventError
+from ledger.errors import DamagedError, MissingEventError
 from ledger.events import Event
 from ledger.store import EventStore
 from ledger.unseal import Unsealer
 from ledger.vault import MasterKey
-from projections.fold import CurrentState, Outcome
+from projections.fold import CurrentState, Outcome, row_of
 from projections.queries import SQL
-from projections.state import WholeView
+from projections.state import Name, WholeView
+from projections.unread import Unread, UnreadValues
 
 log = structlog.get_logger()
-
-
-class AlteredError(Exception):
-    """A payload does not open: it was altered. `sync-ledger verify` tells more."""
-
-    def __init__(self, position: int) -> None:
-        super().__init__(f"the payload of position {position} was altered: run sync-ledger verify")
-        self.position = position
 
 
 class Folding:
@@ -39,14 +31,21 @@ class Folding:
 
     `parked`: positions that stay unapplied, as they are in the live rows. One on which
     the handler fails now is parked too; `failed` holds (stream, position, reason).
+
+    An event that cannot be read is folded by its envelope: its values are null, or with `mark`
+    those of `projections.unread`, and `unread` names its record.
     """
 
-    def __init__(self, projection: CurrentState, unsealer: Unsealer, parked: Iterable[int] = ()) -> None:
+    def __init__(
+        self, projection: CurrentState, unsealer: Unsealer, parked: Iterable[int] = (), *, mark: bool = False
+    ) -> None:
         self.view = WholeView()
         self.failed: list[tuple[str, int, str]] = []
+        self.unread: dict[Name, Unread] = {}
         self.unsealer = unsealer
         self._projection = projection
         self._parked = set(parked)
+        self._stand_in = UnreadValues() if mark else None
 
     def leave_out(self, parked: Iterable[int]) -> None:
         """More positions that stay unapplied."""
@@ -56,7 +55,7 @@ class Folding:
         """What an event leads to, None where the projection does not know its topic.
 
         `opened=False` folds its envelope alone: statuses and states come out the same,
-        values do not. Raises `AlteredError`.
+        values do not.
         """
         projection, view = self._projection, self.view
         if not projection.handles(event):
@@ -66,14 +65,26 @@ class Folding:
         values = self.unsealer.values_of(event) if opened else None
         view.begin()
         try:
-            return projection.apply(view, event, values)
-        except InvalidTag:
-            raise AlteredError(event.position) from None
+            try:
+                return projection.apply(view, event, values)
+            except DamagedError as error:
+                view.undo()
+                self._note(event, str(error))
+                view.begin()
+                return projection.apply(view, event, self._stand_in)
         except Exception as error:
             log.exception("a handler failed", position=event.position)
             view.undo()
             self.failed.append((event.stream, event.position, type(error).__name__))
             return projection.fail(view, event)
+
+    def _note(self, event: Event, problem: str) -> None:
+        name = row_of(event)
+        if name not in self.unread:
+            self.unread[name] = Unread(*name, event.position, problem)
+            log.warning(
+                "an event cannot be read", stream=event.stream, position=event.position, reason=problem
+            )
 
 
 async def parked_positions(connection: Connection, tenant_id: str, projection: CurrentState) -> set[int]:

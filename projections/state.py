@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from ledger.digests import Macs
+from ledger.errors import DamagedError
 from ledger.vault import MAC_BYTES
 
 Name = tuple[str, str]
@@ -36,8 +37,11 @@ def fingerprint(key_id: bytes | None, macs: Macs, numbers: Iterable[int]) -> byt
     return blake2b(b"".join(parts), digest_size=16).digest()
 
 
-class Row(msgspec.Struct):
-    """One row of `ledger.records`, see the schema for what each column means."""
+class Row(msgspec.Struct, gc=False):
+    """One row of `ledger.records`, see the schema for what each column means. `damaged`: the columns
+    `waiting_for` and `fields` as they stand there, where they cannot be read; then nothing is
+    applied to the row, and a replay makes it anew.
+    """
 
     entity: str
     zoho_id: str
@@ -56,11 +60,19 @@ class Row(msgspec.Struct):
     macs: bytes | None = None
     active_fingerprint: bytes | None = None
     fields: dict[str, str | None] = {}
+    damaged: tuple[Any, Any] | None = None
 
     @property
     def name(self) -> Name:
         """(entity, zoho_id)"""
         return self.entity, self.zoho_id
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with it, and the way out; None where nothing is known to be."""
+        if self.damaged is None:
+            return None
+        return f"the row of {self.entity} {self.zoho_id} was altered: sync-ledger replay makes it anew"
 
 
 _ABSENT_BYTES, _ROW_BYTES, _CHARACTER_BYTES = 300, 1_250, 2
@@ -82,6 +94,10 @@ _decode_fields = msgspec.json.Decoder(dict[str, str | None]).decode
 
 def to_columns(row: Row) -> tuple[Any, ...]:
     """The row in the order of `ledger.record_v1`."""
+    waiting_for, fields = row.damaged or (
+        _encode(row.waiting_for).decode() if row.waiting_for else None,
+        _encode(row.fields) if row.fields else None,
+    )
     return (
         row.entity,
         row.zoho_id,
@@ -95,11 +111,11 @@ def to_columns(row: Row) -> tuple[Any, ...]:
         row.updated_at,
         row.deleted_at,
         row.waiting_since,
-        _encode(row.waiting_for).decode() if row.waiting_for else None,
+        waiting_for,
         row.key_id,
         row.macs,
         row.active_fingerprint,
-        _encode(row.fields) if row.fields else None,
+        fields,
     )
 
 
@@ -108,8 +124,11 @@ def from_columns(columns: Iterable[Any]) -> Row:
     row = Row(*columns)
     waiting_for: Any = row.waiting_for
     fields: Any = row.fields
-    row.waiting_for = _decode_names(waiting_for) if waiting_for else ()
-    row.fields = _decode_fields(fields) if fields else {}
+    try:
+        row.waiting_for = _decode_names(waiting_for) if waiting_for else ()
+        row.fields = _decode_fields(fields) if fields else {}
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        row.waiting_for, row.fields, row.damaged = (), {}, (waiting_for, fields)
     return row
 
 
@@ -150,8 +169,20 @@ class View:
             raise UndeclaredError(f"dependents of {name}") from None
 
     def edit(self, name: Name) -> Row:
-        """A copy of the row to change, in its place (a new one where there was none)."""
+        """A copy of the row to change, in its place (a new one where there was none).
+
+        Raises `DamagedError` where it cannot be read.
+        """
         before = self.row(name)
+        if before is not None and (problem := before.problem):
+            raise DamagedError(problem)
+        return self._copy(name, before)
+
+    def count(self, name: Name, version: int) -> None:
+        """A record's row counts an event that is not applied to it."""
+        self._copy(name, self.row(name)).version = version
+
+    def _copy(self, name: Name, before: Row | None) -> Row:
         row = Row(*name) if before is None else _copied(before)
         if self._undo is not None:
             self._undo.append((View._restore_row, name, before, name in self.changed))

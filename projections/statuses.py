@@ -21,10 +21,12 @@ import msgspec
 import structlog
 
 from ledger import statuses
-from ledger.database import Connection, Database
+from ledger.database import Connection, Database, UndecodableError
 from ledger.errors import DatabaseAwayError
+from ledger.pace import in_turns
 from ledger.settings import MoodleSettings, Settings
-from ledger.store import Wanted, load
+from ledger.store import Wanted, in_parts, load
+from projections.history import BOOKKEEPING
 from projections.queries import SQL
 from projections.state import ACTIVE, WAITING, Name, Row, from_columns
 from projections.tenants import Pace, places
@@ -137,9 +139,9 @@ class UnknownStatuses:
             for tenant_id, place in now.items():
                 seen = self._seen.get(tenant_id)
                 if seen is None or (seen.generation, seen.position) != (place.generation, place.position):
-                    await self.of(tenant_id)
-        except DatabaseAwayError as error:
-            log.warning("looking for unknown statuses waits for the database", reason=str(error))
+                    await self._look_at_one(tenant_id)
+        except DatabaseAwayError:
+            pass  # the next look sees what has changed
         except Exception:
             log.exception("looking for unknown statuses failed; it is tried again")
 
@@ -164,6 +166,15 @@ class UnknownStatuses:
                         found[tenant_id].put((entity, zoho_id), status)
                 for tenant_id, seen in found.items():
                     self._seen.setdefault(tenant_id, seen)
+
+    async def _look_at_one(self, tenant_id: str) -> None:
+        """One college never keeps the look from the others. Raises `DatabaseAwayError`."""
+        try:
+            await self.of(tenant_id)
+        except DatabaseAwayError:
+            raise
+        except Exception:
+            log.exception("looking for unknown statuses failed; it is tried again", tenant=tenant_id)
 
     async def _look(self, tenant_id: str) -> None:
         """Brings what is known of a tenant to its head."""
@@ -195,16 +206,27 @@ class UnknownStatuses:
         for entity in ENTITIES:
             after: str | None = ""
             while after is not None:
-                async with self._database.transaction(tenant_id) as connection:
-                    rows = await connection.fetch(
-                        SQL["statuses_besides"], tenant_id, generation, entity, after, _SCAN, named
-                    )
-                *found, end = rows
-                for row in found:
-                    if moodle.is_unknown(row["status"]):  # SQL does not compare as closely
-                        seen.put((entity, row["zoho_id"]), row["status"])
-                after = end["zoho_id"]
+                place = (tenant_id, generation, entity, after, _SCAN)
+                try:
+                    async with self._database.transaction(tenant_id) as connection:
+                        *rows, end = await connection.fetch(SQL["statuses_besides"], *place, named)
+                    found, after = [(row["zoho_id"], row["status"]) for row in rows], end["zoho_id"]
+                except UndecodableError:  # a row of these was altered
+                    found, after = await self._read_each(*place)
+                async for zoho_id, status in in_turns(found):
+                    if moodle.is_unknown(status):  # SQL does not compare as closely
+                        seen.put((entity, zoho_id), status)
         return seen
+
+    async def _read_each(
+        self, tenant_id: str, generation: int, entity: str, after: str, limit: int
+    ) -> tuple[list[tuple[str, str | None]], str | None]:
+        """The ids and statuses of some records, without those that cannot be read, and where to go on."""
+        async with self._database.transaction(tenant_id) as connection:
+            rows = await connection.fetch(SQL["records_of"], tenant_id, generation, entity, after, limit)
+        found = [from_columns(row[BOOKKEEPING:]) for row in rows if row["entity"] == entity]
+        statuses_ = [(r.zoho_id, r.fields.get("status")) for r in found if r.state in (ACTIVE, WAITING)]
+        return statuses_, found[-1].zoho_id if len(found) == limit else None
 
 
 async def _changed(connection: Connection, tenant_id: str, seen: _Seen, until: int) -> list[Row]:
@@ -213,8 +235,11 @@ async def _changed(connection: Connection, tenant_id: str, seen: _Seen, until: i
     names = [
         (entity, zoho_id) for entity, zoho_id, _, is_changed in rows if is_changed and entity in ENTITIES
     ]
-    loaded = await load(connection, tenant_id, Wanted(records=names))
-    return [from_columns(columns) for columns in loaded.records]
+    return [
+        from_columns(columns)
+        for part in in_parts(Wanted(records=names))
+        async for columns in in_turns((await load(connection, tenant_id, part)).records)
+    ]
 
 
 def _unknown_status(row: Row, moodle: MoodleSettings) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ledger import clock
 from ledger.database import Connection
+from ledger.pace import in_turns
 from projections.followers import Item, items_behind, position_of
 from projections.queries import SQL
 
@@ -88,7 +89,7 @@ class Summary:
             rows = await connection.fetch(
                 SQL["summary_counts"], tenant_id, generation, self.version, first, min(last, _FAR)
             )
-            for hour, entity, status, count in rows:
+            async for hour, entity, status, count in in_turns(rows):
                 total[hour, entity, status] += count
         ranges = [(reached, head["position"])]
         for edge in _edges(start, stop, first, last):
@@ -98,16 +99,16 @@ class Summary:
             at = low
             while at < high:
                 items = await items_behind(connection, tenant_id, generation, at, high, _PAGE)
-                for item in items:
+                async for item in in_turns(items):
                     if start <= item.recorded_at < stop:
                         self.apply(total, item)
                 at = items[-1].position if len(items) == _PAGE else high
         spans: Batch = Counter()
-        for (hour, entity, status), count in total.items():
+        async for (hour, entity, status), count in in_turns(total.items()):
             spans[hour - hour % span, entity, status] += count
         return [
             {"from": clock.to_text(begin), "entity": entity, "status": status, "count": count}
-            for (begin, entity, status), count in sorted(spans.items())
+            async for (begin, entity, status), count in in_turns(sorted(spans.items()))
         ]
 
 

@@ -295,10 +295,18 @@ def _print_events(page: Page, *, json: bool) -> int:
         "warnings",
         "source",
     )
-    extra = ("payload",) if items and "payload" in items[0] else ()
+    payload = ("payload",) if items and "payload" in items[0] else ()
+    unreadable = ("unreadable",) if any("unreadable" in item for item in items) else ()
     print_table(
-        (*columns, *extra),
-        [(*(item[c] for c in columns), *(_plain(item[c]) for c in extra)) for item in items],
+        (*columns, *payload, *unreadable),
+        [
+            (
+                *(item[c] for c in columns),
+                *(_plain(item[c]) for c in payload),
+                *(item.get(c) for c in unreadable),
+            )
+            for item in items
+        ],
     )
     return _print_next(following)
 

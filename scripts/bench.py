@@ -358,7 +358,8 @@ def main() -> None:
             "usage: scripts/bench [--rounds 5] [--scale 1.0]        what a durable post costs\n"
             "       scripts/bench past [--events 1000000]           what asking a long past costs\n"
             "       scripts/bench moodle                            how fast a Moodle is filled\n"
-            "       scripts/bench tenants [--tenants 10000]         what many and large colleges cost\n\n"
+            "       scripts/bench tenants [--tenants 10000]         what many and large colleges cost\n"
+            "       scripts/bench loop [WORD...]                    how long large requests keep others waiting\n\n"
             "example: scripts/bench --rounds 3"
         )
         return
@@ -366,6 +367,11 @@ def main() -> None:
         from scripts import bench_past
 
         bench_past.main(sys.argv[2:])
+        return
+    if sys.argv[1:2] == ["loop"]:
+        from scripts import bench_loop
+
+        bench_loop.main(sys.argv[2:])
         return
     if sys.argv[1:2] == ["moodle"]:
         from scripts import bench_moodle

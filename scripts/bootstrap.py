@@ -6,6 +6,7 @@ once wait for each other; a run that was killed is begun anew.
 
 import fcntl
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ LOCKS = {"runtime": "requirements.lock", "dev": "requirements-dev.lock"}
 
 def main() -> int:
     """Returns the exit code."""
+    open_closed_descriptors()
     kind = sys.argv[1] if len(sys.argv) > 1 else "runtime"
     if sys.version_info < (3, 11):  # noqa: UP036  (this file runs under any Python)
         print("sync-ledger needs Python 3.11 or newer", file=sys.stderr)
@@ -32,6 +34,19 @@ def main() -> int:
             )
             return 1
     return 0
+
+
+def open_closed_descriptors() -> None:
+    """Opens those of stdin, stdout and stderr that are closed on nothing: else the next file or
+    socket would get their numbers, and what is printed (or libuv, which aborts). Stdout is opened
+    for reading, so that whoever writes to it hears that it is closed.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY if descriptor == 1 else os.O_RDWR)  # the lowest number is free
+            os.set_inheritable(descriptor, True)
 
 
 def ensure(kind: str) -> None:

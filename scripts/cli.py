@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,8 +11,9 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 from ledger import settings as configuration
-from ledger.errors import ConfigurationError, DatabaseAwayError
+from ledger.errors import ConfigurationError
 from scripts.options import Whole
+from scripts.streams import OutputError, open_standard_streams
 
 Tenant = Annotated[str | None, Parameter(help="one college (default: all of them)")]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="one JSON document")]
@@ -143,21 +144,20 @@ def tenants(*, tenant: Tenant = None, json: Json = False) -> int:
 
 def main() -> None:
     """Runs one command. Exit 0 done, 1 failed, 130 Ctrl-C; errors are one line on stderr."""
+    open_standard_streams()
     try:
         code = app(exit_on_error=False, print_error=False)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         code = 130
-    except BrokenPipeError:  # whoever read our output has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
-    except (ConfigurationError, DatabaseAwayError) as error:
-        print(f"sync-ledger: {error}", file=sys.stderr)
-        code = 1
     except Exception as error:  # noqa: BLE001  (a traceback is not for the people who run this)
         from scripts.output import one_line
 
         print(f"sync-ledger: {one_line(error)}", file=sys.stderr)
         code = 1
+    finally:
+        with contextlib.suppress(OutputError):  # after the first one nothing is left to be written
+            sys.stdout.flush()
     sys.exit(code if isinstance(code, int) else 0)
 
 

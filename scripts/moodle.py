@@ -126,6 +126,9 @@ def plan(
                 key = ledger.installation.master_key
                 rows = await whole.rows_at(key, CurrentState(ENTITIES), position)
             found, _ = await whole.plan(rows)
+        for unread in whole.unread[:_SHOWN]:
+            what = f"{unread.entity} {unread.zoho_id}: {unread.problem}: its values are not in the plan"
+            print(f"sync-ledger: {harmless(what)}", file=sys.stderr)
         document = found.document()
         _show(document, as_json=json)
         return 2 if any(document.values()) else 0

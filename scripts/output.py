@@ -19,7 +19,9 @@ _STATUS_STYLE = {
     "SKIPPED": "yellow", "INVALID": "red", "ERROR": "bold red",
 }  # fmt: skip
 _PLAIN_WIDTH = 10_000
-_FOLDABLE = frozenset({"changes", "errors", "warnings", "payload", "detail", "waits for", "live", "rebuilt"})
+_FOLDABLE = frozenset(
+    {"changes", "errors", "warnings", "payload", "unreadable", "detail", "waits for", "live", "rebuilt"}
+)
 _LEAST_WIDTH = 30  # of a column that is folded
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 PLAIN_SECONDS = 2.0
@@ -37,8 +39,12 @@ def harmless(text: str) -> str:
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
-def one_line(error: Exception) -> str:
-    """What an error says, for people: its first line, or its name where it says nothing."""
+def one_line(error: BaseException) -> str:
+    """What an error says, for people: its first line, or its name where it says nothing; of several
+    that came together, the first.
+    """
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0]
 

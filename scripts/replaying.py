@@ -17,19 +17,18 @@ from typing import Any
 
 import msgspec
 
-from ledger.errors import DatabaseAwayError, MissingEventError
-from projections.check import Report, SwitchedError, check
-from projections.followers import Followers, LeaseLostError
+from projections.check import Report, check
+from projections.followers import Followers
 from projections.queries import SQL
-from projections.rebuild import Progress, Rebuild, ReplayRunningError, rebuild_follower
-from projections.replay import AlteredError
+from projections.rebuild import Progress, Rebuild, rebuild_follower
+from projections.unread import Unread
 from scripts.opened import Opened, run
 from scripts.output import Meter, harmless, one_line, print_json, print_table
 from scripts.server import die_with
+from scripts.streams import open_standard_streams
 
-REFUSALS = (
-    ReplayRunningError, LeaseLostError, SwitchedError, AlteredError, MissingEventError, DatabaseAwayError,
-)  # fmt: skip
+NAMED = 20
+"""So many records that cannot be read are named in words; JSON names all."""
 TABLES = {"state": ("records", "links", "outcomes"), "summary": ("summary",)}
 
 Tell = Callable[[str, int, int], None]
@@ -44,13 +43,16 @@ class Work(msgspec.Struct, frozen=True):
 
 
 class Done(msgspec.Struct):
-    """What was done for one tenant. `left`: events that are parked; `error`: why it was not done."""
+    """What was done for one tenant. `left`: events that are parked; `unread`: records of which not
+    everything could be read; `error`: why it was not done.
+    """
 
     tenant: str
     events: int = 0
     seconds: float = 0.0
     applied: int = 0
     left: int = 0
+    unread: list[Unread] = []
     report: Report | None = None
     error: str | None = None
 
@@ -70,8 +72,9 @@ async def replay_all(
     for each in done:
         if each.error is not None:
             print(f"sync-ledger: {harmless(each.error)}", file=sys.stderr)
+        _print_unread(each, work)
     code = _print_checks(done, as_json=as_json) if work.check else _print_replays(done, as_json=as_json)
-    return 1 if any(each.error for each in done) else code
+    return 1 if any(each.error or each.unread for each in done) else code
 
 
 async def _one(ledger: Opened, name: str, work: Work, tell: Tell) -> Done:
@@ -79,8 +82,8 @@ async def _one(ledger: Opened, name: str, work: Work, tell: Tell) -> Done:
     started = time.monotonic()
     try:
         await _replay(ledger, work, done, tell)
-    except REFUSALS as error:
-        done.error = str(error)
+    except Exception as error:  # noqa: BLE001  (one college never stops the others)
+        done.error = one_line(error)
     done.seconds = done.seconds or time.monotonic() - started
     return done
 
@@ -93,6 +96,7 @@ async def _replay(ledger: Opened, work: Work, done: Done, tell: Tell) -> None:
     replay = ledger.replay(name, hear)
     if work.check:
         done.report = await check(replay)
+        done.unread = done.report.unread
         if work.projection is not None:
             tables = TABLES[work.projection]
             done.report.differences = [d for d in done.report.differences if d.table in tables]
@@ -104,7 +108,7 @@ async def _replay(ledger: Opened, work: Work, done: Done, tell: Tell) -> None:
     else:
         rebuild = Rebuild(replay, retry_parked=work.parked)
         done.events = await rebuild.run()
-        done.seconds = rebuild.seconds
+        done.seconds, done.unread = rebuild.seconds, rebuild.unread
     if work.parked:
         followers = Followers(ledger.database, name, replay.followers)
         for follower in replay.followers:
@@ -144,6 +148,7 @@ async def _in_a_process(name: str, work: Work, tell: Tell, limit: asyncio.Semaph
 
 def main() -> None:
     """`python -m scripts.replaying TENANT WORK PARENT`: one tenant's part."""
+    open_standard_streams()
     name, text, parent = sys.argv[1:]
     die_with(int(parent), signal.SIGKILL)
     work = msgspec.json.decode(text, type=Work)
@@ -159,6 +164,21 @@ def main() -> None:
         say(run(command))
     except Exception as error:  # noqa: BLE001  (a traceback is not for the people who run this)
         say(Done(name, error=one_line(error)))
+
+
+def _print_unread(done: Done, work: Work) -> None:
+    for record in done.unread[:NAMED]:
+        since = f" (since position {record.position})" if record.position is not None else ""
+        what = f"{record.entity} {record.zoho_id}: {record.problem}{since}"
+        print(f"sync-ledger: {done.tenant}: {harmless(what)}", file=sys.stderr)
+    if done.unread:
+        more = f", {len(done.unread) - NAMED} more are not named here" if done.unread[NAMED:] else ""
+        kept = "could not be compared" if work.check else "were taken from the rows that were live before"
+        print(
+            f"sync-ledger: {done.tenant}: the values of {len(done.unread)} records cannot be read{more}: they "
+            f"{kept}; put back what is damaged from a backup (see docs/prove.md), then run replay --parked",
+            file=sys.stderr,
+        )
 
 
 def _print_replays(done: list[Done], *, as_json: bool) -> int:
@@ -189,6 +209,9 @@ def _print_checks(done: list[Done], *, as_json: bool) -> int:
             {
                 "rows": sum(report.rows for _, report in reports),
                 "differences": [{**msgspec.to_builtins(d), "tenant": name} for name, d in found],
+                "unread": [
+                    {**msgspec.to_builtins(u), "tenant": each.tenant} for each in done for u in each.unread
+                ],
                 "errors": [{"tenant": each.tenant, "error": each.error} for each in done if each.error],
             }
         )

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import gc
+import logging
 import os
 import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable
+from functools import partial
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from typing import Any
 
 import structlog
 import uvicorn
 from litestar.types import ASGIApp
-from uvicorn.supervisors import Multiprocess
 
 from api.app import create_app
-from api.guards import LOOPBACK
+from api.callers import LOOPBACK
+from api.connections import Connections, raise_descriptors
+from api.edge import EVERY_ANSWER
 from api.wire import HttpProtocol
 from ledger import settings as configuration
 from ledger.errors import ConfigurationError
@@ -28,24 +35,49 @@ from ledger.zoho.records import check_mappings
 from projections.fold import CurrentState
 from projections.rebuild import Replay, bring_up_to_date, outdated_tenants
 from projections.summary import Summary
+from scripts.ending import bound_the_end
+from scripts.output import one_line
+from scripts.processes import OneProcess, Workers
+from scripts.streams import open_standard_streams
 
-SHUTDOWN_SECONDS = 8
+SHUTDOWN_SECONDS = 6
+"""So long requests in progress may take at the end; then come `api.service.STOP_SECONDS` and the
+connections to the database.
+"""
 BACKLOG = 2048
 _PR_SET_PDEATHSIG = 1
 
 
 def configure_logging(level: str) -> None:
-    """One JSON line an event, to stderr."""
+    """One JSON line an event, to stderr, whoever logs it: the libraries' warnings and errors, too."""
+    processors: list[Any] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso"),
+        _without_values,
+    ]
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            _without_values,
-            structlog.processors.JSONRenderer(),
-        ],
+        processors=[*processors, structlog.processors.JSONRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger(level.lower()),
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
     )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[_first_line, *processors],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.captureWarnings(capture=True)
+
+
+def _first_line(_: Any, __: str, event: Any) -> Any:
+    """A library's message without the lines that show an object, which may hold what was in a record."""
+    event["event"] = event["event"].partition("\n")[0]
+    return event
 
 
 def _without_values(_: Any, __: str, event: Any) -> Any:
@@ -53,7 +85,7 @@ def _without_values(_: Any, __: str, event: Any) -> Any:
     what was in a record.
     """
     error = event.pop("exc_info", None)
-    error = sys.exc_info()[1] if error is True else error
+    error = sys.exc_info()[1] if error is True else error[1] if isinstance(error, tuple) else error
     if isinstance(error, BaseException):
         event["error"] = type(error).__name__
         frames = traceback.extract_tb(error.__traceback__)
@@ -109,10 +141,21 @@ def die_with(parent: int, number: signal.Signals) -> None:
 
 
 class WorkerApp:
-    """The application of one process; it opens the ledger in that process's own loop."""
+    """The application of one process; it opens the ledger in that process's own loop.
 
-    def __init__(self, settings: configuration.Settings, parent: int, *, moodle_worker: bool = True) -> None:
+    `reasons`: where it says why it could not.
+    """
+
+    def __init__(
+        self,
+        settings: configuration.Settings,
+        reasons: Connection,
+        parent: int,
+        *,
+        moodle_worker: bool = True,
+    ) -> None:
         self._settings = settings
+        self._reasons = reasons
         self._parent = parent
         self._moodle_worker = moodle_worker
         self._app: ASGIApp | None = None
@@ -121,14 +164,37 @@ class WorkerApp:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Passes requests on; the lifespan, which comes first, opens the ledger."""
         if scope["type"] == "lifespan":
+            await self._live(scope, receive, send)
+        else:
+            assert self._app is not None
+            await self._app(scope, receive, send)
+
+    async def _live(self, scope: Any, receive: Any, send: Any) -> None:
+        started = False
+
+        async def pass_on(message: Any) -> None:
+            nonlocal started
+            started = started or message["type"] == "lifespan.startup.complete"
+            if started:  # what failed before is said in one line, not in a traceback
+                await send(message)
+
+        try:
             await self._open()
-        assert self._app is not None
-        await self._app(scope, receive, send)
+            assert self._app is not None
+            await self._app(scope, receive, pass_on)
+        except Exception as error:
+            if started:
+                raise
+            self._reasons.send(one_line(error))
+            logging.getLogger("uvicorn.error").disabled = True  # it would say that it failed, not why
+            await send({"type": "lifespan.startup.failed"})
 
     async def _open(self) -> None:
-        configure_logging(self._settings.log_level)
         if os.getpid() != self._parent:
+            open_standard_streams()
             die_with(self._parent, signal.SIGTERM)
+        configure_logging(self._settings.log_level)
+        bound_the_end()
         self._installation = await open_installation(self._settings)
         self._app = create_app(self._installation, moodle_worker=self._moodle_worker)
         # what exists now lives as long as the process: the collector need not look at it
@@ -140,16 +206,27 @@ def serve(
     settings: configuration.Settings, host: str, port: int, workers: int, *, moodle_worker: bool = True
 ) -> int:
     """Serves until SIGINT or SIGTERM. Raises `ConfigurationError`."""
+    raise_descriptors()
     check_mappings(ENTITIES, settings.tenants)
     sockets = bind(host, port)
     installation = asyncio.run(_open(settings))
     names = ", ".join(url_of(s) for s in sockets)
-    tell(f"serving on {names} (documentation: {url_of(sockets[0])}/docs)")
-    config = config_for(WorkerApp(settings, os.getpid(), moodle_worker=moodle_worker), workers)
+    line = f"serving on {names} (documentation: {url_of(sockets[0])}/docs)"
+    reasons, reason = Pipe(duplex=False)
+    config = config_for(WorkerApp(settings, reason, os.getpid(), moodle_worker=moodle_worker), workers)
+
+    def why() -> str:
+        last = "a server process ended"
+        while reasons.poll():
+            last = reasons.recv()
+        return last
+
     try:
-        return run(config, sockets)
+        if not run(config, sockets, lambda: tell(line), lambda: tell(f"{why()}: another one begins")):
+            raise ConfigurationError(why())
     finally:
         installation.close()
+    return 0
 
 
 async def _open(settings: configuration.Settings) -> Installation:
@@ -158,13 +235,12 @@ async def _open(settings: configuration.Settings) -> Installation:
     """
     installation = await open_installation(settings, tell)
     database = installation.database()
-    await database.open()
     try:
+        await database.open()
         projection = CurrentState(ENTITIES)
         for tenant_id in await outdated_tenants(database, settings.default_tenant, projection):
-            tell(f"rebuilding the read models of tenant {tenant_id}")
             replay = Replay(database, tenant_id, installation.master_key, projection, [Summary()])
-            await bring_up_to_date(replay)
+            await bring_up_to_date(replay, tell)
     except BaseException:
         installation.close()
         raise
@@ -173,34 +249,45 @@ async def _open(settings: configuration.Settings) -> Installation:
     return installation
 
 
-def config_for(app: Any, workers: int) -> uvicorn.Config:
-    """How an application is served."""
+def config_for(app: Any, workers: int, connections: Connections | None = None) -> uvicorn.Config:
+    """How an application is served; each process has connections of its own."""
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http=HttpProtocol,
+        http=partial(HttpProtocol, connections or Connections()),  # type: ignore[arg-type]  # or a function
         ws="none",
         workers=workers,
         access_log=False,
+        log_config=None,
         log_level="warning",
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         lifespan="on",
         server_header=False,
+        headers=list(EVERY_ANSWER.items()),
         backlog=BACKLOG,
         proxy_headers=False,
     )
 
 
-def run(config: uvicorn.Config, sockets: list[socket.socket]) -> int:
-    """Serves until a signal; the exit code."""
+def run(
+    config: uvicorn.Config,
+    sockets: list[socket.socket],
+    serving: Callable[[], None] = lambda: None,
+    ended: Callable[[], None] = lambda: None,
+) -> bool:
+    """Serves until a signal. `serving` is called when all processes take requests, `ended` when one
+    of several has ended since. False where one does not come to serve.
+    """
     if config.workers > 1:
-        Multiprocess(config, sockets=sockets).run()
-        return 0
+        workers = Workers(config, sockets, serving, ended)
+        workers.run()
+        return not workers.failed
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _ended)  # uvicorn raises them again when it has ended cleanly
-    server = uvicorn.Server(config)
-    server.run(sockets=sockets)
-    return 0 if server.started else 1
+    server = OneProcess(config, serving)
+    with contextlib.suppress(SystemExit):  # how uvicorn ends where the application does not start
+        server.run(sockets=sockets)
+    return server.started
 
 
 def _ended(*_: object) -> None:

@@ -23,6 +23,7 @@ from ledger.database import Database
 from ledger.embedded import Embedded
 from ledger.installation import Installation, open_installation
 from ledger.settings import Settings
+from tests.cluster import Cluster
 from tests.harness import Ledger, Server
 from tests.moodle.double import MoodleDouble
 
@@ -95,6 +96,28 @@ async def admin(installation: Installation) -> AsyncIterator[asyncpg.Connection]
     assert installation.embedded is not None
     connection = await asyncpg.connect(installation.embedded.dsn(), password=installation.embedded.password())
     yield connection
+    await connection.close()
+
+
+@pytest.fixture(scope="session")
+def hosted() -> Iterator[Embedded]:
+    """A PostgreSQL on which no ledger was opened, for logins that are no superusers."""
+    home = fresh_home()
+    bindir = os.environ.get("TEST_POSTGRES_BINDIR")
+    embedded = Embedded(home, Path(bindir) if bindir else None)
+    embedded.start()
+    yield embedded
+    embedded.stop_using()
+    remove_home(home)
+
+
+@pytest.fixture
+async def cluster(hosted: Embedded) -> AsyncIterator[Cluster]:
+    """Databases and logins there, gone after the test."""
+    connection = await asyncpg.connect(hosted.dsn("postgres"), password=hosted.password())
+    cluster = Cluster(hosted, connection)
+    yield cluster
+    await cluster.close()
     await connection.close()
 
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typing import Any, Self
 
 import httpx
 import msgspec
+import pytest
 
 from api.answers import renderer
 from ledger.database import Database
@@ -70,6 +72,19 @@ async def rebuild(
 
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def need(program: str) -> str:
+    """The path of a program that not every machine has. Without it the test is skipped; it fails
+    where `TEST_REQUIRES` (names, separated by blanks) says that the program must be there.
+    """
+    path = shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    if path is None:
+        missing = f"{program} is not installed: Debian's package of that name has it"
+        if program in os.environ.get("TEST_REQUIRES", "").split():
+            pytest.fail(missing)
+        pytest.skip(missing)
+    return path
 
 
 def run_command(home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -167,17 +182,26 @@ class Ledger:
 
 
 class Server:
-    """`sync-ledger serve` as a process of its own, on a free port."""
+    """`sync-ledger serve` as a process of its own, on a free port. `limits` are arguments of the
+    shell's `ulimit`, such as `-n 256`.
+    """
 
-    def __init__(self, home: Path, *arguments: str, **environment: str) -> None:
+    program: tuple[str, ...] = (sys.executable, "-m", "scripts.cli")
+
+    def __init__(self, home: Path, *arguments: str, limits: str = "", **environment: str) -> None:
         self.home = home
+        self._before = ["sh", "-c", f'ulimit {limits} && exec "$@"', "sh"] if limits else []
         self._arguments = arguments
         self._environment = environment
         self.url = ""
         self.log: list[str] = []
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -186,7 +210,7 @@ class Server:
     def start(self) -> None:
         """Returns when the server says that it serves."""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "scripts.cli", "serve", "--port", "0", *self._arguments],
+            [*self._before, *self.program, "serve", "--port", "0", *self._arguments],
             cwd=ROOT,
             env={**os.environ, "LEDGER_HOME": str(self.home), **self._environment},
             stderr=subprocess.PIPE,

@@ -103,7 +103,7 @@ begin
     perform set_config('ledger.tenant', t, true);
     delete from ledger.idempotency i where i.tenant_id = t and i.expires_at <= p_now;
     update vault.keys k set wrapped = null
-     where k.tenant_id = t and k.subject like 'quarantine:%' and k.wrapped is not null
+     where k.tenant_id = t and k.subject ~ '^(spare:)*quarantine:' and k.wrapped is not null
        and k.created_at < p_keys_before;
   end loop;
   perform set_config('ledger.tenant', coalesce(mine, ''), true);

@@ -5,7 +5,11 @@
 do $do$
 declare
   t record;
+  app regrole := $r$"$app"$r$;
 begin
+  if not has_database_privilege(app, current_database(), 'connect') then  -- else it needs no right to grant
+    execute format('grant connect on database %I to %s', current_database(), app);
+  end if;
   for t in
     select n.nspname as s, c.relname as r, c.relrowsecurity and c.relforcerowsecurity as bound
       from pg_class c join pg_namespace n on n.oid = c.relnamespace

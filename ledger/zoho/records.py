@@ -11,7 +11,7 @@ from ledger import clock
 from ledger.codec import encode
 from ledger.errors import ConfigurationError
 from ledger.events import DELETION, NOT_APPROVED, REPORTS, UNUSABLE, RecordReceived
-from ledger.settings import TenantSettings
+from ledger.settings import MoodleSettings, TenantSettings
 from ledger.texts import clean, visible
 from ledger.zoho import values
 from ledger.zoho.amounts import currency_code, read_price
@@ -31,7 +31,7 @@ _DELETE_WORDS = frozenset({"delete", "deleted", "remove", "removed", "trash"})
 _encode_record = msgspec.json.Encoder(decimal_format="number").encode
 
 
-class Record(msgspec.Struct):
+class Record(msgspec.Struct, gc=False):
     """A record as the lane takes it.
 
     `zoho_id` is None where there was no usable one. `modified_at` is None where
@@ -77,6 +77,7 @@ class Reader:
 
     def __init__(self, entities: Entities, tenant: TenantSettings) -> None:
         self._tenant = tenant
+        self._given = entities
         self._entities = {
             entity.name: entity.with_names(tenant.mapping.get(entity.name, {})) for entity in entities
         }
@@ -91,6 +92,10 @@ class Reader:
             for name, entity in self._entities.items()
         }
         self._decoders = {name: _decoders(entity) for name, entity in self._entities.items()}
+
+    def __reduce__(self) -> tuple[type[Reader], tuple[Entities, TenantSettings]]:
+        """How it goes to another process: without the college's Moodle and its token."""
+        return Reader, (self._given, msgspec.structs.replace(self._tenant, moodle=MoodleSettings()))
 
     def zoho_names(self, entity_name: str) -> frozenset[str]:
         """The names under which this tenant's records keep the fields of an entity."""

@@ -249,13 +249,14 @@ def is_deeper(value: Any, levels: int) -> bool:
     """Whether objects and lists stand in each other more than so many levels deep."""
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(levels):
-        deeper: list[Any] = []
-        for container in level:
-            inner = container.values() if type(container) is dict else container
-            deeper += [v for v in inner if type(v) is dict or type(v) is list]
-        if not deeper:
+        level = [
+            inner
+            for container in level
+            for inner in (container.values() if type(container) is dict else container)
+            if type(inner) is dict or type(inner) is list
+        ]
+        if not level:
             return False
-        level = deeper
     return bool(level)
 
 

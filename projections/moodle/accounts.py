@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
+from ledger.pace import in_turns
 from projections.moodle.draft import Draft
 from projections.moodle.plan import AccountChange
 from projections.moodle.rules import Reason
@@ -63,11 +64,11 @@ class Accounts:
         """Plans some students; where another one's account is in the way, that one, too."""
         pending = [s for s in sorted(students) if s not in self._done]
         self._done.update(pending)
-        users = [user for s in pending if (user := self._wanted.user(s)) is not None]
+        users = [user async for s in in_turns(pending) if (user := self._wanted.user(s)) is not None]
         found = await self._by_idnumber(user.zoho_id for user in users)
         missing: list[User] = []
         moved: list[AccountChange] = []
-        for user in users:
+        async for user in in_turns(users):
             accounts = found.get(user.zoho_id, [])
             name = ("student", user.zoho_id)
             if len(accounts) > 1:
@@ -204,7 +205,7 @@ class Accounts:
         emails = {user.zoho_id: user.values["email"] or "" for user in users}
         exact = {form for email in emails.values() for form in (email, email.lower())}
         accounts = {account.id: account for account in await self._site.users_by("email", sorted(exact))}
-        for zoho_id, email in emails.items():
+        async for zoho_id, email in in_turns(emails.items()):
             if email and self._wanted.status(("student", zoho_id)) == FAILED:
                 accounts |= {account.id: account for account in await self._site.holders_of(email)}
         found: dict[str, list[Account]] = {}

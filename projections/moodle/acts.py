@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from ledger.pace import in_turns
 from projections.moodle.accounts import EMAIL_TAKEN, OF_OTHERS
 from projections.moodle.client import AwayError, RefusedError, WaitError
 from projections.moodle.plan import (
@@ -135,7 +136,7 @@ class Acts:
 
     async def _report(self, reports: list[Report]) -> None:
         """Puts on disk what is news."""
-        news = [self._with_student(report) for report in reports if self._is_news(report)]
+        news = [self._with_student(r) async for r in in_turns(reports) if self._is_news(r)]
         self.in_the_way.update(
             report.name[1] for report in reports if report.reason and report.reason[0] in OF_OTHERS
         )

@@ -120,11 +120,11 @@ class MoodleClient:
         Raises `AwayError`, `MisconfiguredError` (and for every call behind it, until `begin`),
         `RefusedError`; `ValueError` where the call has too many fields.
         """
-        fields = dict(flat(parameters))
-        if len(fields) + _CONTROL_FIELDS > MOST_FIELDS:
-            raise ValueError(f"{function} with {len(fields)} fields: Moodle might drop some of them")
-        fields |= {"wstoken": self._token.reveal(), "wsfunction": function, "moodlewsrestformat": "json"}
-        async with self._turns:
+        async with self._turns:  # and only then a form is made, so that not many are made at once
+            fields = dict(flat(parameters))
+            if len(fields) + _CONTROL_FIELDS > MOST_FIELDS:
+                raise ValueError(f"{function} with {len(fields)} fields: Moodle might drop some of them")
+            fields |= {"wstoken": self._token.reveal(), "wsfunction": function, "moodlewsrestformat": "json"}
             if self._trouble is not None:
                 raise self._trouble
             if not self._may_call():

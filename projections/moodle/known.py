@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ledger.database import Connection
+from ledger.pace import in_turns
 from ledger.store import Wanted as Wish
-from ledger.store import load
+from ledger.store import in_parts, load
 from projections.history import BOOKKEEPING
 from projections.moodle.wanted import depends_on, report_name
 from projections.past import Past
@@ -25,7 +26,7 @@ async def some_records(
     the end.
     """
     found = await connection.fetch(SQL["list_all_records"], tenant_id, entity, after, _AT_ONCE)
-    rows = [from_columns(row[BOOKKEEPING:]) for row in found]
+    rows = [from_columns(row[BOOKKEEPING:]) async for row in in_turns(found)]
     return rows, rows[-1].zoho_id if len(rows) == _AT_ONCE else None
 
 
@@ -39,11 +40,14 @@ async def read(
     while pending:
         some, pending = pending[:_AT_ONCE], pending[_AT_ONCE:]
         wanted = [*some, *map(report_name, some)]
-        loaded = await load(connection, tenant_id, Wish(records=wanted))
         into.update(dict.fromkeys(wanted))
-        rows = [from_columns(columns) for columns in loaded.records]
+        rows = [
+            from_columns(columns)
+            for part in in_parts(Wish(records=wanted))
+            async for columns in in_turns((await load(connection, tenant_id, part)).records)
+        ]
         into.update({row.name: row for row in rows})
-        needed = dict.fromkeys(name for row in rows for name in depends_on(row))
+        needed = dict.fromkeys([name async for row in in_turns(rows) for name in depends_on(row)])
         pending += [name for name in needed if name not in into]
 
 

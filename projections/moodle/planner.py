@@ -7,9 +7,9 @@ places: Moodle's ids of former days are not trusted, since a Moodle may have bee
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 
+from ledger.pace import in_turns
 from projections.moodle import rules
 from projections.moodle.accounts import Accounts, Load
 from projections.moodle.draft import Draft
@@ -18,8 +18,6 @@ from projections.moodle.seats import Seats, former_student
 from projections.moodle.site import Site, together
 from projections.moodle.wanted import FAILED, Course, Place, Seat, Wanted
 from projections.state import Name
-
-_BREATH = 1_000  # enrollments read before the turn is renewed
 
 
 class Planner:
@@ -61,23 +59,24 @@ class Planner:
         must be named, since they may share a seat. Raises as `Site` does.
         """
         draft = self._draft
-        seats: list[Seat] = []
-        for number, enrollment in enumerate(enrollments):
-            if (seat := self._wanted.seat(enrollment)) is not None:
-                seats.append(seat)
-            if number % _BREATH == _BREATH - 1:
-                await asyncio.sleep(0)
+        seats = [
+            seat
+            async for enrollment in in_turns(enrollments)
+            if (seat := self._wanted.seat(enrollment)) is not None
+        ]
         named, named_courses = frozenset(students), frozenset(courses)
         students, courses = set(named), set(named_courses)
-        for seat in seats:
+        async for seat in in_turns(seats):
             if seat.student and self._wanted.user(seat.student):
                 if seat.active:
                     students.add(seat.student)
                 if seat.course is not None:
                     courses.add(seat.course)
         if not draft.whole:
-            students = {s for s in students if s not in self.users or draft.is_open(("student", s))}
-            students = {s for s in students if s in named or not self._failed(("student", s))}
+            students = {
+                s async for s in in_turns(students) if s not in self.users or draft.is_open(("student", s))
+            }
+            students = {s async for s in in_turns(students) if s in named or not self._failed(("student", s))}
             courses = {c for c in courses if c in named_courses or not self._failed(c)}
         await self.accounts.make(students)
         leaving = {s for seat in seats for s in (seat.student, self._former(seat)) if s}

@@ -6,12 +6,12 @@ ceased to; it stays as long as one asks for it.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import msgspec
 
 from ledger import clock
+from ledger.pace import in_turns
 from projections.moodle.client import RefusedError
 from projections.moodle.draft import Draft
 from projections.moodle.plan import SeatChange, Unknown, seat_id
@@ -20,7 +20,6 @@ from projections.moodle.site import Occupied, together
 from projections.moodle.wanted import Known, Seat, values_of
 from projections.state import Name
 
-_BREATH = 500  # seats looked at before the turn is renewed
 Key = tuple[Any, Any]
 """(course id, user id); in the place of what is still to be made its idnumber, as text."""
 
@@ -56,10 +55,8 @@ class Seats:
     async def make(self, seats: list[Seat]) -> None:
         """Plans the seats of some enrollments, among them all of every student who is named."""
         self._made = {c.name: c.idnumber for c in self._draft.plan.create_courses}
-        for number, seat in enumerate(seats):
+        async for seat in in_turns(seats):
             self._sort(seat)
-            if number % _BREATH == _BREATH - 1:
-                await asyncio.sleep(0)
         await self._look()
         settled = {seat.zoho_id for seat in seats if not seat.active} - await self._with_changes()
         for seat in seats:
@@ -199,9 +196,7 @@ class Seats:
         reported: set[str] = set()
         leave: list[SeatChange] = []
         self._hold_back()
-        for number, (key, place) in enumerate(self._places.items()):
-            if number % _BREATH == _BREATH - 1:
-                await asyncio.sleep(0)
+        async for key, place in in_turns(self._places.items()):
             if place.asking:
                 reported |= self._ask(key, place)
             elif place.leaving and not place.refused and _is_there(key):

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from ledger.pace import in_turns
 from ledger.settings import MoodleSettings
 from projections.moodle.client import (
     MOST_FIELDS,
@@ -405,7 +406,8 @@ class Site:
                     return [*first, *[away] * (len(part) - half)]  # what was answered is not lost
             return [*read(answer, len(part), function)]
 
-        found = await together(some, parts_of(items, self.at_once(max(map(fields_of, items), default=1))))
+        fields = [fields_of(item) async for item in in_turns(items)]
+        found = await together(some, parts_of(items, self.at_once(max(fields, default=1))))
         return [result for part in found for result in part]
 
 

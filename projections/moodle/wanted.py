@@ -108,6 +108,15 @@ class Wanted:
         row = self.rows.get(name)
         return None if row is None or row.state == NONE else row
 
+    def is_readable(self, name: Name) -> bool:
+        """Whether the rows that a record's wanted state follows from can be read. Of one that cannot
+        nothing is asked of Moodle until a replay has made its row anew.
+        """
+        row = self.rows.get(name)
+        if any(r is not None and r.damaged for r in (row, self.rows.get(report_name(name)))):
+            return False
+        return row is None or all(self.is_readable(needed) for needed in depends_on(row))
+
     def known(self, name: Name) -> Known:
         """What Moodle reported on a record."""
         row = self.rows.get(report_name(name))
@@ -192,8 +201,8 @@ class Wanted:
         return Seat(zoho_id, False, student, name, start, end, asked)
 
     def status(self, name: Name) -> str | None:
-        """`QUEUED`, `SYNCED` or `FAILED`; None for what the ledger never accepted."""
-        if (row := self.row(name)) is None:
+        """`QUEUED`, `SYNCED` or `FAILED`; None for what the ledger never accepted, or cannot read."""
+        if (row := self.row(name)) is None or not self.is_readable(name):
             return None
         asked, known = self.asked(name), self.known(name)
         if asked is None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from ledger.database import Connection, Database
+from ledger.errors import DamagedError
 from ledger.lane import Lane
 from ledger.settings import TenantSettings
 from ledger.unseal import Unsealer
@@ -24,6 +25,7 @@ from projections.moodle.wanted import Known, Wanted
 from projections.queries import SQL
 from projections.replay import Folding, pages, parked_positions
 from projections.state import Name, Row
+from projections.unread import Unread
 
 TRIES = 3
 """So often a plan is made again where Moodle was not as it had found it."""
@@ -41,12 +43,17 @@ class Whole:
         self._settings = settings
         self.client = MoodleClient(settings.moodle, turn.holds if turn is not None else lambda: True)
         self.site = Site(self.client, settings.moodle)
+        self.unread: list[Unread] = []
+        """Records of the past of which something could not be read: those values are null."""
         self._making_courses = partial(making_courses, database, tenant_id, settings.moodle.timeout)
 
     async def plan(self, rows: dict[Name, Row | None], *, since: int = -1) -> tuple[Plan, Acts]:
         """What it takes to bring Moodle to the wanted state of these rows. `since`: whatever Moodle
-        acknowledged up to this position is void. Raises `MoodleError`.
+        acknowledged up to this position is void. Raises `MoodleError`, and `DamagedError` where a row
+        cannot be read: a Moodle is not compared with half of what is wanted.
         """
+        if problem := next((row.problem for row in rows.values() if row is not None and row.damaged), None):
+            raise DamagedError(problem)
         self.site.begin()
         own_id = await prepare(self.site)
         wanted = Wanted(self._settings, rows, since=since)
@@ -72,7 +79,7 @@ class Whole:
         again: what is done is not planned any more. `fresh`: nothing counts that Moodle
         acknowledged before this, or before the first of the calls that were killed.
 
-        Raises `MoodleError`, `DatabaseAwayError`.
+        Raises `MoodleError`, `DamagedError`, `DatabaseAwayError`.
         """
         report = Reporter(lane, self._tenant, self._settings.moodle.base_url or "")
         since = await self._begin() if fresh else -1
@@ -131,6 +138,7 @@ class Whole:
         async for page in pages(self._database, self._tenant, master_key, unsealer, 0, position):
             for event in page:
                 folding.fold(event)
+        self.unread = list(folding.unread.values())
         return folding.view.rows
 
 

@@ -25,6 +25,7 @@ import structlog
 from ledger.database import Database
 from ledger.errors import DatabaseAwayError, KeyInFlightError, OtherVersionError, QueueFullError
 from ledger.lane import Lane, Lanes
+from ledger.pace import in_turns
 from ledger.settings import TenantSettings
 from projections.followers import LeaseLostError
 from projections.moodle.accounts import OF_OTHERS
@@ -106,6 +107,7 @@ class Worker:
         self._making_courses = partial(making_courses, database, tenant_id, settings.moodle.timeout)
         self._wake = asyncio.Event()
         self._position = 0
+        self._generation = 0
         self._begin_anew()
         self.trouble: Trouble | None = None
         self._elsewhere: str | None = None
@@ -147,6 +149,8 @@ class Worker:
                 if not seen.wished and await self._turn.take():
                     self._elsewhere = None
                     await self._hold_and_follow()
+            except DatabaseAwayError:
+                pass  # the outage is told once for all
             except _STORE_AWAY as error:
                 log.warning("the Moodle worker waits for the ledger", tenant=self._tenant, reason=str(error))
             except Exception:
@@ -260,6 +264,10 @@ class Worker:
         async with self._database.transaction(self._tenant) as connection:
             head = await connection.fetchrow(SQL["head"], self._tenant)
         self._position = head["position"] if head is not None else 0
+        self._generation = head["generation"] if head is not None else 0
+        await self._queue_all()
+
+    async def _queue_all(self) -> None:
         for entity in ENTITIES:
             after: str | None = ""
             while after is not None:
@@ -269,7 +277,7 @@ class Worker:
                     rows: dict[Name, Row | None] = {}
                     await read(connection, self._tenant, names, rows)
                 wanted = Wanted(self._settings, rows)
-                for name in names:
+                async for name in in_turns(names):
                     status = wanted.status(name)
                     if status == QUEUED:
                         self._queue[name] = None
@@ -280,7 +288,8 @@ class Worker:
         """Queues what changed since the last look. Whether anything did."""
         async with self._database.transaction(self._tenant, snapshot=True) as connection:
             head = await connection.fetchrow(SQL["head"], self._tenant)
-            if head is None or head["position"] <= self._position:
+            replayed = head is not None and head["generation"] != self._generation
+            if head is None or (head["position"] <= self._position and not replayed):
                 return False
             until = min(head["position"], self._position + _PAGE)
             rows = await connection.fetch(
@@ -298,6 +307,9 @@ class Worker:
             classes = [name for name in moved if name[0] == "class"]
             if classes:
                 moved += await dependents(connection, self._tenant, classes)
+        if replayed:  # rows that could not be read may be mended
+            self._generation = head["generation"]
+            await self._queue_all()
         self._position = until
         for name in sorted(dict.fromkeys([*changed, *moved]), key=lambda n: ENTITIES.index(n[0])):
             self._tries.pop(name, None)
@@ -379,7 +391,11 @@ class Worker:
         """Brings some records to Moodle. Whether there was anything to do."""
         rows = await self._rows(names)
         wanted = Wanted(self._settings, rows)
-        todo = [name for name in names if name in self._forced or wanted.status(name) == QUEUED]
+        todo = [
+            name
+            async for name in in_turns(names)
+            if wanted.status(name) == QUEUED or (name in self._forced and wanted.is_readable(name))
+        ]
         if not todo:
             return False
         self._site.begin()
@@ -447,7 +463,17 @@ class Worker:
             all_ = await dependents(connection, self._tenant, [("student", s) for s in sorted(students)])
         others = [name for name in all_ if name[0] == "enrollment"]
         await load(others)
+        if not all(map(wanted.is_readable, others)):  # nobody can tell which seat such a one shares
+            students = {s for s in students if await self._are_readable(s, wanted)}
+            todo = [name for name in todo if wanted.student_of(name) in students]
+            others = [name for name in others if wanted.student_of(name) in students]
         return [zoho_id for _, zoho_id in dict.fromkeys([*todo, *others])]
+
+    async def _are_readable(self, student: str, wanted: Wanted) -> bool:
+        """Whether every enrollment of a student can be read."""
+        async with self._database.transaction(self._tenant) as connection:
+            names = await dependents(connection, self._tenant, [("student", student)])
+        return all(map(wanted.is_readable, names))
 
     async def _after(self, acts: Acts, wanted: Wanted) -> None:
         for name in acts.again:

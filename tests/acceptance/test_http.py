@@ -144,6 +144,48 @@ def test_only_this_machine(client: httpx.Client) -> None:
     assert client.get("/v1/programs", headers={"Host": "[::1]:8000"}).status_code == 200
 
 
+REFUSED = [
+    {"Host": "evil.example"}, {"X-Forwarded-For": "1.2.3.4"}, {"Forwarded": "for=a"}, {"X-Real-IP": "::1"},
+    {"Via": "1.1 a"}, {"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "same-site"},
+    {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
+]  # fmt: skip
+
+
+def test_refused_whatever_it_asks_for(client: httpx.Client) -> None:
+    """Every address, known or not, by every method, with the same answer; and nothing is stored."""
+    known = [path.replace("{entity}", "program") for path in client.get("/openapi.json").json()["paths"]]
+    pages = ["/openapi.json", "/docs", "/docs/assets/swagger-ui.css", "/docs/x", "/", "/nothing"]
+    client.post("/v1/sync/programs", json=PROGRAM)
+    for path in (*known, *pages):
+        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"):
+            for headers in REFUSED:
+                answer = client.request(
+                    method, path, headers=headers, params={"operation": "delete", "id": "P1"}
+                )
+                assert answer.status_code == 403, (method, path, headers)
+                assert answer.headers["x-delivery-id"]
+                assert answer.headers["content-type"] == "application/problem+json"
+                assert bool(answer.content) == (method != "HEAD")
+    [event] = client.get("/v1/audit/events").json()["items"]
+    assert event["status"] == "NEW"
+
+
+def test_an_own_page_and_a_link(client: httpx.Client) -> None:
+    """They are as good as no page at all."""
+    own = {
+        "Origin": str(client.base_url).rstrip("/"),
+        "Sec-Fetch-Site": "same-origin",
+        "Sec-Fetch-Mode": "cors",
+    }
+    assert statuses(client.post("/v1/sync/programs", json=PROGRAM, headers=own)) == ["NEW"]
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    for path in ("/docs", "/v1/programs/P1", "/v1/audit/export"):
+        for headers in (own, link):
+            assert client.get(path, headers=headers).status_code == 200
+            assert client.head(path, headers=headers).status_code == 200
+    assert problem(client.post("/v1/sync/programs", headers=link), 403)
+
+
 @pytest.mark.parametrize(
     "path",
     ["/v1/programs?colour=red", "/v1/programs?limit=0", "/v1/programs?limit=1001",

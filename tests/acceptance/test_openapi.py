@@ -98,6 +98,13 @@ def test_what_the_export_answers_is_said(paths: dict[str, Any]) -> None:
     assert list(content) == ["application/x-ndjson", "text/csv"]
 
 
+def test_every_operation_can_be_refused(paths: dict[str, Any]) -> None:
+    """403, as a problem."""
+    for path, operations in paths.items():
+        for operation in operations.values():
+            assert list(operation["responses"]["403"]["content"]) == ["application/problem+json"], path
+
+
 def words(text: str) -> list[str]:
     """`a, b or c`, however its lines are broken."""
     return re.split(r",\s+|\s+or\s+", text.strip())

@@ -9,15 +9,16 @@ import shutil
 import signal
 import socket
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from ledger import lane
-from ledger.database import ConnectionSettings, Database, connect
+from ledger.database import ConnectionSettings, Database, Limits, connect
 from ledger.embedded import Embedded, find_bindir
 from ledger.errors import ConfigurationError, DatabaseAwayError
 from ledger.installation import Installation, open_installation
@@ -189,63 +190,71 @@ def test_database_hangs(own_home: Path) -> None:
         assert [item["status"] for item in items] == ["NEW", "UPDATED"]
 
 
-async def test_a_database_that_is_full_has_answered(own_home: Path) -> None:
-    """No connection is free: that is no reason to break off what has one."""
-    installation = await open_installation(Settings(home=own_home))
+@asynccontextmanager
+async def kept_from_the_head(installation: Installation) -> AsyncIterator[asyncio.Task[Any]]:
+    """A post that another session keeps from its lock, until the block ends. When it begins, the
+    connection of the post was looked at for some time, and was left alone.
+    """
     assert installation.embedded is not None
     admin = await connect(
         ConnectionSettings(installation.embedded.dsn(), password=installation.embedded.password())
     )
-    database = Database(installation.application, size=1)
-    await database.open()
-    await admin.execute("alter role sync_ledger_app connection limit 1")
-    async with database.transaction("t") as connection:
-        assert await database.answers()
-        assert await connection.fetchval("select 1") == 1
-    await admin.close()
-    await database.close()
-    installation.close()
-
-
-async def test_database_hangs_in_the_middle_of_a_flush(
-    own_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A flush that waits for another session while the database answers goes on waiting; when
-    the database then stands still, its sender hears of it all the same.
-    """
-    monkeypatch.setattr(lane, "PATIENCE_SECONDS", 0.05)
-    installation = await open_installation(Settings(home=own_home))
-    database = installation.database()
+    limits = Limits(connect=0.2, patience=0.02, probe=0.2, close=0.2)
+    database = Database(installation.application, size=1, limits=limits)
     await database.open()
     ledger = Ledger(installation, database, "t")
     await ledger.post("programs", PROGRAM)
-    assert installation.embedded is not None
-    admin = await connect(
-        ConnectionSettings(installation.embedded.dsn(), password=installation.embedded.password())
-    )
+    await admin.execute("alter role sync_ledger_app connection limit 1")
     await admin.execute("begin")
     await admin.execute("select from ledger.heads where tenant_id = 't' for update")
-    asked, ask = 0, database.answers
+    looks, look = 0, database._watch._look
 
-    async def counted() -> bool:
-        nonlocal asked
-        asked += 1
-        return await ask()
+    async def counted(suspects: Any) -> None:
+        nonlocal looks
+        looks += 1
+        await look(suspects)
 
-    monkeypatch.setattr(database, "answers", counted)
+    database._watch._look = counted  # type: ignore[method-assign]
     post = asyncio.create_task(ledger.post("programs", {**PROGRAM, "Price": 1}))
-    while asked < 2:
-        await asyncio.sleep(0.01)
+    while looks < 3:
+        await asyncio.sleep(0)
     assert not post.done()
-    pid = postmaster(own_home)
-    started = asyncio.get_running_loop().time()
-    with standing_still([pid, *children_of(pid)]), pytest.raises(DatabaseAwayError):
-        await post
-    assert asyncio.get_running_loop().time() - started < lane.WAIT_SECONDS / 2
+    yield post
     admin.terminate()
+    await asyncio.wait({post})
     await ledger.close()
     await database.close()
     installation.close()
+
+
+async def test_a_database_that_is_full_has_answered(own_home: Path) -> None:
+    """No connection is free: that is no reason to break off what has one."""
+    async with kept_from_the_head(await open_installation(Settings(home=own_home))) as post:
+        pass
+    assert (await post)["results"][0]["status"] == "UPDATED"
+
+
+async def test_database_hangs_in_the_middle_of_a_flush(own_home: Path) -> None:
+    """A flush waits for another session, and then the database stands still: its sender hears of it."""
+    async with kept_from_the_head(await open_installation(Settings(home=own_home))) as post:
+        pid = postmaster(own_home)
+        started = asyncio.get_running_loop().time()
+        with standing_still([pid, *children_of(pid)]), pytest.raises(DatabaseAwayError):
+            await post
+        assert asyncio.get_running_loop().time() - started < lane.WAIT_SECONDS / 2
+
+
+async def test_the_end_comes_while_postgres_cannot_start(own_home: Path) -> None:
+    """Whoever brings the database back gives up when the server ends."""
+    with Server(own_home) as server, server.client("t") as client:
+        client.post("/v1/sync/programs", json=PROGRAM)
+        with (own_home / "pgdata" / "postgresql.conf").open("a") as configuration:
+            configuration.write("\nnonsense = 1\n")
+        os.kill(postmaster(own_home), signal.SIGKILL)
+        while client.post("/v1/sync/programs", json=PROGRAM).status_code != 503:
+            pass
+        assert client.get("/v1/ready").status_code == 503  # so that somebody repairs
+        assert server.stop() == 0
 
 
 @pytest.mark.parametrize(

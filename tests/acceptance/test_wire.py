@@ -198,6 +198,48 @@ def test_an_offer_to_upgrade_is_passed_over(server: Server, tenant: str, offer: 
     assert json.loads(parsed(second)[2])["zoho_id"] == "P1"
 
 
+@pytest.mark.parametrize(
+    ("target", "fields", "status"),
+    [
+        (b"http://localhost/v1/health", b"Host: evil.example\r\n", 200),
+        (b"HTTP://[::1]:8000/v1/health?", b"", 200),
+        (b"http://evil.example/v1/health", HOST, 403),
+        (b"http://evil.example:8000/nothing", HOST + HOST, 403),
+        (b"http://localhost@evil.example/v1/health", HOST, 403),
+        (b"http://x@localhost/v1/health", HOST, 403),
+        (b"http://localhost./v1/health", HOST, 403),
+        (b"/v1/health", HOST + b"Host: evil.example\r\n", 403),
+        (b"/v1/health", b"Host: evil.example\r\n" + HOST, 403),
+        (b"/v1/health", HOST + HOST, 400),
+        (b"/v1/health", b"Host:\r\n", 403),
+        (b"*", b"Host: evil.example\r\n", 403),
+    ],
+)
+def test_which_host_counts(server: Server, target: bytes, fields: bytes, status: int) -> None:
+    """That of the URL, where it has one; else the one field."""
+    answer = exchange(server, b"GET " + target + b" HTTP/1.1\r\n", fields, CLOSE, b"\r\n")
+    assert parsed(answer)[0] == status
+
+
+def test_every_answer_keeps_to_itself(server: Server, tenant: str) -> None:
+    """What is not HTTP has the same headers, and no answer may be read by another site."""
+    with server.client(tenant) as client:
+        answers = [
+            client.get(path) for path in ("/v1/health", "/docs", "/docs/assets/swagger-ui.css", "/nothing")
+        ]
+        answers.append(client.options("/v1/programs", headers={"Origin": server.url}))
+        answers.append(
+            client.post("/v1/sync/programs", content=PROGRAM, headers={"Origin": "http://a.example"})
+        )
+        found = [dict(answer.headers) for answer in answers]
+    found.append(parsed(exchange(server, b"nonsense\r\n\r\n"))[1])
+    for headers in found:
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cross-origin-resource-policy"] == "same-origin"
+        assert headers["x-frame-options"].upper() == "DENY"
+        assert not any(name.startswith("access-control-") for name in headers)
+
+
 def test_a_trailer_is_no_header(server: Server, tenant: str) -> None:
     """Fields after the body name no tenant."""
     body = b"%x\r\n%s\r\n0\r\nX-Tenant-ID: %s\r\n\r\n" % (len(PROGRAM), PROGRAM, tenant.encode())

@@ -39,6 +39,18 @@ async def consistent(ledger: Ledger) -> list[Event]:
     return found
 
 
+async def settled(database: Database) -> None:
+    """Returns when the server has ended the sessions of connections that were terminated: what they
+    had sent may have been done after that.
+    """
+    gone = [c.name for c in database._watch._connections if c.is_closed()]
+    async with database.connection() as connection:
+        while await connection.fetchval(
+            "select exists (select from pg_stat_activity where application_name = any ($1))", gone
+        ):
+            await asyncio.sleep(0)
+
+
 class _Cut:
     """Awaits a coroutine and cancels it at its k-th suspension."""
 
@@ -75,6 +87,8 @@ async def test_cancelled_at_every_suspension(ledger: Ledger, contended: bool) ->
     other = ledger.new_lane()
     completed = False
     suspension = 1
+    assert ledger.database._watching is not None
+    ledger.database._watching.cancel()  # so that it keeps what was terminated
     while not completed:
         if contended:  # the head moves, so the lane takes its locked path
             await other.submit(ledger.delivery("programs", [{**PROGRAM, "Price": suspension}]))
@@ -94,6 +108,7 @@ async def test_cancelled_at_every_suspension(ledger: Ledger, contended: bool) ->
         else:
             completed = True
             assert json.loads(future.result().body)["results"][0]["status"]
+        await settled(ledger.database)
         before = len(await consistent(ledger))
         again = await ledger.submit("classes", [{"id": "C", "Class_Name": "A"}], f"k{suspension}")
         found = await consistent(ledger)
@@ -176,6 +191,47 @@ async def test_full_queue(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> No
     refused = [d for d in done if isinstance(d, QueueFullError)]
     assert 0 < len(refused) < 30
     assert len(await consistent(ledger)) == 30 - len(refused)
+
+
+async def test_a_lane_lets_go_of_every_delivery_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answered, refused, given up while another process holds the head, or cut off: not before the
+    lane keeps it no longer.
+    """
+    let_go: list[str] = []
+
+    def delivery(name: str) -> lane_module.Delivery:
+        delivery = ledger.delivery("programs", [{**PROGRAM, "id": name}], name)
+        delivery.let_go = lambda: let_go.append(name)
+        return delivery
+
+    await ledger.lane.submit(delivery("answered"))
+    assert let_go == ["answered"]
+    monkeypatch.setattr(lane_module, "QUEUE_RECORDS", 2)
+    monkeypatch.setattr(lane_module, "WAIT_SECONDS", 0.1)
+    async with ledger.database.transaction(ledger.tenant) as connection:
+        await connection.execute("select from ledger.heads where tenant_id = $1 for update", ledger.tenant)
+        first = asyncio.create_task(ledger.lane.submit(delivery("in flight")))
+        while not ledger.lane._in_flight:
+            await asyncio.sleep(0)
+        names = ["queued", "queued, too", "refused"]
+        outcomes = await asyncio.gather(
+            first, *(ledger.lane.submit(delivery(n)) for n in names), return_exceptions=True
+        )
+        kinds = [type(outcome) for outcome in outcomes]
+        assert kinds == [DatabaseAwayError, DatabaseAwayError, DatabaseAwayError, QueueFullError]
+        assert let_go == ["answered", "refused"]
+    while ledger.lane._in_flight or ledger.lane._queue:
+        await asyncio.sleep(0.001)
+    assert sorted(let_go) == ["answered", "in flight", "queued", "queued, too", "refused"]
+    last = asyncio.create_task(ledger.lane.submit(delivery("cut off")))
+    while not ledger.lane._in_flight:
+        await asyncio.sleep(0)
+    assert ledger.lane._task is not None
+    ledger.lane._task.cancel()
+    await asyncio.gather(last, ledger.lane._task, return_exceptions=True)
+    ledger.lane = ledger.new_lane()
+    assert let_go[-1] == "cut off"
+    assert len(let_go) == 6
 
 
 async def test_same_key_at_once(ledger: Ledger) -> None:

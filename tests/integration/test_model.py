@@ -76,7 +76,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ("projections.fold", "        if before_state == ACTIVE:\n            self._depart(view, row.name, event, outcome.effects)\n        return outcome\n\n    def _arrive", "        return outcome\n\n    def _arrive"),
     ],
     "A-B-A answers the first A": [
-        ("ledger.lane", "            and stored.derived\n", "            and False\n"),
+        ("ledger.lane", " and stored.derived and ", " and False and "),
     ],
     "tenant forgotten in one query": [
         ("sql", "where r.tenant_id = p_tenant and r.generation = head.generation\n             and r.entity = w.entity and r.zoho_id = w.zoho_id\n           limit 1) r);\n  end if;\n  if cardinality(p_needs_ids)", "where r.generation = head.generation\n             and r.entity = w.entity and r.zoho_id = w.zoho_id\n           limit 1) r);\n  end if;\n  if cardinality(p_needs_ids)"),
@@ -86,7 +86,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ("ledger.vault", 'salt=field_number.to_bytes(2, "big")', 'salt=b""'),
     ],
     "UNCHANGED is not appended": [
-        ("projections.inline", "        for event, outcome in results:\n", "        said = [o.status for _, o in results]\n        flush.events = [e for e, s in zip(flush.events, said) if s != 'UNCHANGED']\n        for event, outcome in results:\n"),
+        ("projections.inline", "        async for event, outcome in in_turns(results):\n", "        said = [o.status for _, o in results]\n        flush.events = [e for e, s in zip(flush.events, said) if s != 'UNCHANGED']\n        async for event, outcome in in_turns(results):\n"),
     ],
     "a thin record wipes fields": [
         ("projections.fold", "{**known, **came}", "dict(came)"),

@@ -183,7 +183,7 @@ async def test_large_payloads_make_small_pages(ledger: Ledger, monkeypatch: pyte
     assert (len(page.items), page.more) == (2, True)
     events = EventStore(ledger.database, ledger.tenant, ledger.installation.master_key)
     assert [event.position for event in await events.events()] == [1, 2, 3]
-    assert (await verify(ledger.database, ledger.tenant)).events == 6
+    assert (await verify(ledger.database, ledger.tenant, ledger.installation.master_key)).events == 6
 
 
 async def test_filters_by_outcome_within_a_stream(ledger: Ledger) -> None:

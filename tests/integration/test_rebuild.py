@@ -236,7 +236,8 @@ async def test_a_new_version_of_a_projection(ledger: Ledger, monkeypatch: pytest
 
     monkeypatch.setattr("ledger.store._PAGE", 5)
     # two new processes at once: one of them does it
-    work = [bring_up_to_date(replay(ledger, new.projection)) for _ in range(2)]
+    told: list[str] = []
+    work = [bring_up_to_date(replay(ledger, new.projection), told.append) for _ in range(2)]
     rebuilding_ = asyncio.ensure_future(asyncio.gather(*work))
     served = 0
     with contextlib.suppress(OtherVersionError):
@@ -244,6 +245,7 @@ async def test_a_new_version_of_a_projection(ledger: Ledger, monkeypatch: pytest
             await ledger.post("students", {"id": "S2", "Last_Name": str(served)})
             served += 1
     await rebuilding_
+    assert set(told) == {f"rebuilding the read models of tenant {ledger.tenant}"}
     assert served
     assert tuple(await head(ledger))[1:] == (2, Shouting.version)  # one new generation, not two
     assert not await is_outdated(replay(ledger, new.projection))

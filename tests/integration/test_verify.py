@@ -41,7 +41,7 @@ async def anchored(ledger: Ledger) -> Anchored:
 
 async def bad(ledger: Ledger, anchor: Anchored | None = None) -> int | None:
     """The first bad position."""
-    verdict = await verify(ledger.database, ledger.tenant, anchor)
+    verdict = await verify(ledger.database, ledger.tenant, ledger.installation.master_key, anchor)
     assert verdict.ok is (verdict.first_bad_position is None)
     return verdict.first_bad_position
 
@@ -51,7 +51,7 @@ async def test_as_it_was(told: Ledger) -> None:
     anchor = await anchored(told)
     assert await bad(told) is None
     await told.post("students", {"id": "S2"})
-    verdict = await verify(told.database, told.tenant, anchor)
+    verdict = await verify(told.database, told.tenant, told.installation.master_key, anchor)
     assert (verdict.ok, verdict.events) == (True, 9)
 
 
