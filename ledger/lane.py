@@ -841,9 +841,9 @@ class Lanes:
         """Tenants whose queue is full."""
         return [tenant_id for tenant_id, lane in self._lanes.items() if lane.is_full]
 
-    async def end_idle(self) -> None:
+    async def end_idle(self) -> int:
         """Ends the lanes that have had no work for long, each between two deliveries: the next one
-        gets a new lane. When none is left, memory goes back to the system.
+        gets a new lane. Answers how many.
         """
         used_before = asyncio.get_running_loop().time() - self._idle_seconds
         idle = {
@@ -852,14 +852,14 @@ class Lanes:
         for tenant_id in idle:
             del self._lanes[tenant_id]
         await asyncio.gather(*(lane.close() for lane in idle.values()), return_exceptions=True)
-        if idle and not self._lanes:
-            gc.collect()  # nobody waits now; the interpreter's lists of free objects hold many arenas
+        return len(idle)
 
     async def keep_ending_idle(self) -> None:
-        """Does so until cancelled."""
+        """Does so until cancelled. When none is left, memory goes back to the system."""
         while True:
             await asyncio.sleep(self._idle_seconds / 4)
-            await self.end_idle()
+            if await self.end_idle() and not self._lanes:
+                gc.collect()  # nobody waits now; the interpreter's lists of free objects hold many arenas
 
     async def close(self) -> None:
         """Finishes what was accepted, everywhere."""

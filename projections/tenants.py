@@ -12,8 +12,8 @@ from ledger.database import Database
 from projections.queries import SQL
 
 POLL_SECONDS = 2.0
-POLL_SHARE = 0.01
-"""Of the time a process may spend so much on asking whether anything has happened."""
+POLL_SHARE = 0.005
+"""So much of the time a process may spend on asking whether anything has happened."""
 POLL_LONGEST_SECONDS = 300.0
 
 

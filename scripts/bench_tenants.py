@@ -8,9 +8,9 @@ runs on Linux only.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
-import sys
 import tempfile
 import time
 import uuid
@@ -31,7 +31,9 @@ from ledger.settings import Settings, TenantSettings
 from ledger.zoho.entities import ENTITIES
 from ledger.zoho.payloads import read_payload, records_of
 from ledger.zoho.records import Reader
+from projections.followers import Followers
 from projections.inline import InlineState
+from projections.summary import Summary
 from scripts.bench import Process, bodies, student
 from scripts.bench_past import settle
 
@@ -193,37 +195,32 @@ async def _found(installation: Installation, database: Database, name: str) -> N
     reader = Reader(ENTITIES, TenantSettings())
     for plural, raws in _FEW.items():
         entity = ENTITIES.by_plural[plural].name
-        payload = read_payload(_body(raws), "application/json", b"", reader.zoho_names(entity))
+        payload = read_payload(json.dumps(raws).encode(), "application/json", b"", reader.zoho_names(entity))
         records = list(records_of(payload, reader, entity))
         origin = Origin(name, "sync", uuid.uuid4().hex)
         key = sha256(origin.delivery_id.encode())
         await lane.submit(Delivery(plural, key.hexdigest(), True, key.digest(), origin, records))
     await lane.close()
-
-
-def _body(raws: list[dict[str, Any]]) -> bytes:
-    import json
-
-    return json.dumps(raws).encode()
+    await Followers(database, name, [Summary()]).catch_up(name)  # else the server has work at its start
 
 
 def main(arguments: list[str]) -> None:
-    """`scripts/bench tenants [--tenants N] [--colleges N] [--students N] [--idle SECONDS] [--quiet SECONDS]`."""
+    """`scripts/bench tenants [--tenants N] [--colleges N] [--students N] [--idle SECONDS] [--quiet SECONDS]`.
+    `--home DIR` is a ledger that has so many tenants already: only its idle server is looked at.
+    """
     options = dict(zip(arguments[::2], arguments[1::2], strict=False))
     tenants, colleges = int(options.get("--tenants", 10_000)), int(options.get("--colleges", 3))
     students, seconds = int(options.get("--students", 50_000)), float(options.get("--idle", 30))
     quiet = float(options.get("--quiet", 90))
-    home = Path(options.get("--home") or tempfile.mkdtemp(prefix="slb-", dir="/tmp"))
+    if "--home" in options:
+        idle(Path(options["--home"]), f"{tenants:,} tenants", seconds)
+        return
+    home = Path(tempfile.mkdtemp(prefix="slb-", dir="/tmp"))
     home.chmod(0o711)
     try:
-        if "--home" not in options:
-            idle(home, "1 tenant", seconds)
-            if colleges:
-                large(home, colleges, students, quiet)
-            uvloop.run(found(home, tenants))
+        idle(home, "1 tenant", seconds)
+        large(home, colleges, students, quiet)
+        uvloop.run(found(home, tenants))
         idle(home, f"{tenants:,} tenants", seconds)
     finally:
-        if "--home" not in options and "--keep" not in options:
-            shutil.rmtree(home, ignore_errors=True)
-        else:
-            print(f"kept: {home}", file=sys.stderr)
+        shutil.rmtree(home, ignore_errors=True)

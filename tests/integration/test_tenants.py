@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 
 from api.service import Service
@@ -16,7 +18,7 @@ from ledger import clock
 from ledger.database import Connection, Database
 from ledger.errors import ConfigurationError
 from ledger.installation import Installation, open_installation
-from ledger.settings import Settings
+from ledger.settings import Secret, Settings
 from ledger.store import create_tenant
 from ledger.vault import QUARANTINE_DAYS, MasterKey
 from ledger.zoho.entities import ENTITIES
@@ -239,7 +241,7 @@ async def test_tidying(
 
 
 async def test_every_tenant_proves_the_master_key(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once each, and the default one again after it was made; one with another key stops the start."""
+    """Once each, and the default one again after it was made; the one with another key is named."""
     settings = Settings(home=own_home)
     opened = await open_installation(settings)
     database = opened.database()
@@ -262,7 +264,11 @@ async def test_every_tenant_proves_the_master_key(own_home: Path, monkeypatch: p
     (await open_installation(settings)).close()
     assert len(checked) == len(set(checked)) + 1 == 7
     await found("college-9", MasterKey(bytes(32)))
+    told: list[str] = []
+    (await open_installation(settings, told.append)).close()
+    assert ["college-9" in line for line in told] == [True]
+    other = msgspec.structs.replace(settings, master_key=Secret(base64.b64encode(bytes(range(32))).decode()))
     with pytest.raises(ConfigurationError, match="LEDGER_MASTER_KEY"):
-        await open_installation(settings)
+        await open_installation(other)
     await database.close()
     opened.close()
