@@ -82,7 +82,9 @@ class Refusals:
         if (now := self._now()) < self._next:
             self._left_out += 1
             return
-        log.warning(self._event, status=problem.status, reason=problem.detail, left_out=self._left_out)
+        # not what the sender chose, which the detail shows in quotes or brackets
+        reason = problem.detail.partition(" (")[0].partition(" '")[0]
+        log.warning(self._event, status=problem.status, reason=reason, left_out=self._left_out)
         self._next, self._left_out = now + 1.0, 0
 
 

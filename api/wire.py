@@ -220,6 +220,7 @@ class HttpProtocol(HttpToolsProtocol):
             app = _without_chunks(app, cycle)
         if self._connections.are_working_hard(len(self.tasks)) and cycle.scope["path"] != HEALTH:
             app = _too_busy
+            cycle.keep_alive = False  # one answer for all that it has sent
         super()._start_asgi_task(cycle, app)
 
     def pause_writing(self) -> None:

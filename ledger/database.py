@@ -436,7 +436,9 @@ class Database:
         acquired: list[Any] = []
 
         async def acquire() -> None:
-            acquired.append(await pool.acquire())
+            proxy: Any = await pool.acquire()
+            # at once: a session that ends takes its proxy from the connection
+            acquired.append((proxy, proxy.itself))
 
         try:
             try:
@@ -448,14 +450,14 @@ class Database:
                 raise DatabaseAwayError("every connection is in use") from None
             except asyncpg.InterfaceError as error:
                 raise DatabaseAwayError(f"the pool: {error}") from error
-            connection: Connection = acquired[0].itself
+            connection: Connection = acquired[0][1]
             try:
                 with self.using(connection):
                     yield connection
             finally:
                 await _roll_back(connection)
         finally:
-            for proxy in acquired:
+            for proxy, _ in acquired:
                 await pool.release(proxy)
 
     @contextmanager

@@ -64,7 +64,8 @@ class Keyring:
             check = await connection.fetchval(_CHECK, self._tenant)
             several = await connection.fetch(_SEVERAL, self._tenant, NAMED + 1)
         try:
-            self._master_key.require(check or b"")
+            if check is not None:
+                self._master_key.require(check)
         except ConfigurationError:
             self._name("master key", "the check of the master key in ledger.tenants was altered")
         for row in several:

@@ -14,7 +14,7 @@ from uvicorn.supervisors.multiprocess import Multiprocess, Process
 RESTART_SECONDS = 2.0
 """At the least so long passes from one replacement of a process to the next."""
 LOOKS = 60
-END_SECONDS = 9.0
+END_SECONDS = 8.0
 """So long the processes have for their end."""
 
 

@@ -74,6 +74,6 @@ def _as(old: TextIO | None, stream: _Stream) -> TextIO:
         io.BufferedWriter(stream),
         old.encoding,
         old.errors,
-        line_buffering=old.line_buffering,
+        line_buffering=old.line_buffering or old.write_through,
         write_through=old.write_through,
     )

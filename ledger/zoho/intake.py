@@ -89,10 +89,15 @@ class Intake:
                 pieces = await to_process.run_sync(
                     _read_here, reader, body, cancellable=True, limiter=self._processes
                 )
-        except (TimeoutError, BrokenWorkerProcess) as error:
+        except TimeoutError as error:
             raise BusyError(
                 f"the body of {len(body.data)} bytes was not read in {self._seconds:g} s: "
                 "send the same request again, or its records in parts"
+            ) from error
+        except (BrokenWorkerProcess, ProcessLookupError) as error:
+            raise BusyError(
+                f"the process that read the body of {len(body.data)} bytes has ended: "
+                "send the same request again"
             ) from error
         return [record async for piece in in_turns(pieces) for record in _decode(piece)]
 

@@ -320,3 +320,34 @@ async def test_a_connection_outside_the_pool_ends(installation: Installation, pr
     proxy.mute()
     await connection.close()
     assert connection.is_closed()
+
+
+async def test_a_session_that_ends_as_it_is_acquired(
+    installation: Installation, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the pool's answer and the caller's turn: refused, and the next one has a new connection."""
+    database = Database(installation.application, size=1)
+    await database.open()
+    assert database._pool is not None
+    await database._expire()  # so that the connection is acquired in a task of its own
+    acquire, ended = asyncpg.Pool.acquire, False
+
+    def ending(pool: Any) -> Any:
+        async def acquired() -> Any:
+            nonlocal ended
+            proxy = await acquire(pool)
+            if not ended:
+                ended = True
+                asyncio.get_running_loop().call_soon(proxy.itself.terminate)
+            return proxy
+
+        return acquired()
+
+    monkeypatch.setattr(asyncpg.Pool, "acquire", ending)
+    monkeypatch.setattr(asyncpg.Pool, "get_idle_size", lambda _: 0)
+    with pytest.raises(DatabaseAwayError):
+        async with database.transaction(tenant):
+            pass
+    async with database.transaction(tenant) as connection:
+        assert await connection.fetchval("select 1") == 1
+    await database.close()

@@ -21,6 +21,7 @@ from ledger import clock
 from ledger.embedded import Embedded
 from ledger.errors import ConfigurationError, DamagedError
 from ledger.installation import Installation, open_installation
+from ledger.seal import seal
 from ledger.settings import Secret, Settings
 from ledger.store import tidy
 from ledger.verify import Verdict, verify
@@ -345,7 +346,7 @@ async def test_without_a_backup(ledger: Ledger, admin: asyncpg.Connection) -> No
         for row in await ledger.rows("outcomes")
         if row[1:3] == ("student", "S1") and row[6]
     ]
-    assert {"status": ["Active", "Gone"]} in changes
+    assert {"status": [None, "Gone"]} in changes  # and nothing else: no field that did not come
     answer = await lane.submit(ledger.delivery("students", [{"id": "S1", "Last_Name": "x"}], "again"))
     assert json.loads(answer.body)["results"][0]["status"] == "ERROR"
     await lane.close()
@@ -751,6 +752,24 @@ async def test_rows_that_can_be_read_but_are_wrong(
     await consistent(ledger)
     [row] = [row for row in await ledger.rows("records") if row[:2] == ("student", "S1")]
     assert json.loads(row[-1]) == {"first_name": "Ann", "last_name": "x", "status": "y"}
+
+
+async def test_a_request_that_fails(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By our own defect: the others are recorded, and nobody says that the database is away."""
+
+    def broken(record: Any, *arguments: Any, **options: Any) -> Any:
+        if record.zoho_id == "BOOM":
+            raise ValueError
+        return seal(record, *arguments, **options)
+
+    monkeypatch.setattr("ledger.lane.seal", broken)
+    async with serving(ledger) as client:
+        posts = [client.post("/v1/sync/students", json={"id": i}) for i in ("S1", "BOOM", "S2")]
+        answers = await asyncio.gather(*posts)
+        assert [answer.status_code for answer in answers] == [200, 503, 200]
+        assert "could not be recorded" in answers[1].json()["detail"]
+        assert "database" not in answers[1].json()["detail"]
+    await consistent(ledger)
 
 
 # -- Moodle

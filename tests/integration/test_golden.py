@@ -17,7 +17,7 @@ from ledger.events import RecordReceived
 from ledger.installation import Installation
 from ledger.store import EventStore
 from ledger.vault import MasterKey
-from ledger.verify import follow
+from ledger.verify import follow, verify
 from ledger.zoho.entities import ENTITIES
 from projections.fold import CurrentState
 from projections.history import Filter, History
@@ -45,6 +45,8 @@ async def test_golden_dump(path: Path, installation: Installation, database: Dat
     events = await EventStore(database, tenant, master_key).events()
     head = document["rows"]["ledger.heads"][0]
     assert packed(follow(chain.GENESIS, events)) == head["chain"]
+    verdict = await verify(database, tenant, master_key)
+    assert (verdict.ok, verdict.events) == (True, len(events)), verdict
     rebuilt = await rebuild(database, tenant, master_key, CurrentState(ENTITIES))
     for table, expected in document["expected"].items():
         found = sorted(([packed(v) for v in row] for row in getattr(rebuilt, table)), key=repr)
