@@ -9,3 +9,8 @@ RESULTS = Counter(
     "Records answered by the sync endpoints",
     ["entity", "answer"],
 )
+REFUSED = Counter(
+    "sync_ledger_refused_total",
+    "Requests that were refused before anything looked at them",
+    ["why"],
+)

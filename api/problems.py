@@ -13,6 +13,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 from litestar.openapi.datastructures import ResponseSpec
 
+from api.metrics import REFUSED
 from ledger.errors import DatabaseAwayError
 
 log = structlog.get_logger()
@@ -78,7 +79,8 @@ class Refusals:
         self._left_out = 0
 
     def tell(self, problem: ProblemError) -> None:
-        """Logs why a request was refused, or counts it for the next line."""
+        """Counts a request that was refused, and logs why, or leaves that to the next line."""
+        REFUSED.labels(self._event).inc()
         if (now := self._now()) < self._next:
             self._left_out += 1
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -165,7 +166,9 @@ def foreign_pages(server: Server, site: OtherSite, folder: Path) -> list[str]:
 
 def refused(server: Server) -> int:
     """How many requests the server says that it refused."""
-    return sum('"event": "refused"' in line for line in server.log)
+    with server.client("default") as client:
+        found = re.search(r'sync_ledger_refused_total\{why="refused"\} (\S+)', client.get("/metrics").text)
+    return int(float(found[1])) if found else 0
 
 
 async def until(holds: Callable[[], bool], what: str) -> None:

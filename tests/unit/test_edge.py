@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.testing import capture_logs
 
 from api.edge import at_the_edge
+from api.problems import ProblemError, Refusals
 
 
 async def sent_by(app: ASGIApp, method: str) -> list[Message]:
@@ -76,3 +78,19 @@ async def test_an_error_is_not_hidden() -> None:
     for method in ("GET", "HEAD"):
         with pytest.raises(ValueError, match="as it is"):
             await sent_by(failing, method)
+
+
+def test_lines_that_anybody_can_cause() -> None:
+    """One a second, with how many were left out, and without what the sender chose."""
+    now = 5.0
+    refusals = Refusals("refused", lambda: now)
+    detail = "A page of another site sent this request (Origin: Layla Haddad), and only our own may."
+    with capture_logs() as lines:
+        for _ in range(3):
+            refusals.tell(ProblemError(403, detail))
+        now = 6.0
+        refusals.tell(ProblemError(403, "The request names the host 'Layla Haddad', and AUTH=off."))
+    assert [(line["reason"], line["left_out"]) for line in lines] == [
+        ("A page of another site sent this request", 0),
+        ("The request names the host", 2),
+    ]
