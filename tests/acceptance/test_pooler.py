@@ -103,7 +103,7 @@ async def test_a_pooler_whose_servers_are_at_work(
     """The question whether the server works waits like all else: that is no reason to break off what
     it works on, but nobody waits for ever.
     """
-    monkeypatch.setattr(database_, "_POOLER_TICKS", 1_000_000 if patient else 1)
+    monkeypatch.setattr(database_, "_PATIENT_TICKS", 1_000_000 if patient else 1)
     owner = await cluster.login()
     name = await cluster.database(owner)
     with Pooler(own_home, cluster, size=1) as pooler:
