@@ -15,6 +15,7 @@ from tests.moodle.double import MoodleDouble
 CLOSED = "Bad file descriptor"
 FULL = "No space left on device"
 PROGRAM = {"id": "P", "Product_Name": "x"}
+VERIFY, CHECK = "verify --tenant default", "replay --check --tenant default"  # the other tests' are many
 
 
 def redirected(redirection: str) -> tuple[str, ...]:
@@ -40,7 +41,7 @@ def run(
 
 @pytest.mark.parametrize(("redirection", "reason"), [(">&-", CLOSED), (">/dev/full", FULL)])
 @pytest.mark.parametrize(
-    "command", ["--help", "tenants", "audit events --json", "audit export", "verify", "replay --check"]
+    "command", ["--help", "tenants", "audit events --json", "audit export", VERIFY, CHECK]
 )
 def test_stdout_that_cannot_be_written(
     home: Path, server: Server, redirection: str, reason: str, command: str
@@ -115,6 +116,6 @@ def test_a_log_that_cannot_be_written(home: Path) -> None:
 def test_the_doors(home: Path, server: Server, redirection: str) -> None:
     """They open what is closed before they look for the environment."""
     del server
-    done = run(home, *redirected(redirection), "scripts/replay", "--check")
+    done = run(home, *redirected(redirection), "scripts/replay", *CHECK.split()[1:])
     said = "" if "2>" in redirection else f"sync-ledger: stdout cannot be written: {CLOSED}\n"
     assert (done.returncode, done.stderr) == (1, said)
