@@ -133,8 +133,8 @@ async def _open(
         try:
             async with own.transaction():
                 await create_tenant(own, settings.default_tenant, master_key)
-            # all others were checked: this one may have been made just now, by a server with another key
-            await _require_key(own, master_key, strictly=empty, tenant_id=settings.default_tenant)
+            if empty:  # it may have been founded just now, by a server with another key
+                await _require_key(own, master_key, strictly=True)
             first_statuses = await with_first_statuses(own)
         finally:
             await own.close()
@@ -160,19 +160,13 @@ async def _require_key(
     tell: Callable[[str], None] = lambda _: None,
     *,
     strictly: bool,
-    tenant_id: str | None = None,
 ) -> None:
-    """Raises `ConfigurationError` where the ledger, or the tenant that is named, was made with another
-    master key. One check that was altered keeps nobody from work, where anything else proves the key; but
+    """Raises `ConfigurationError` where the ledger was made with another master key. One check that was altered keeps nobody from work, where anything else proves the key; but
     `strictly`: another server may just have founded the ledger with another key.
     """
     if not await connection.fetchval("select to_regclass('ledger.tenants')"):
         return
-    rows = await connection.fetch(
-        "select tenant_id, key_check from ledger.tenants where $1::text is null or tenant_id = $1"
-        " order by tenant_id",
-        tenant_id,
-    )
+    rows = await connection.fetch("select tenant_id, key_check from ledger.tenants order by tenant_id")
     failed = dict[str, ConfigurationError]()
     for row in rows:
         try:
@@ -184,9 +178,9 @@ async def _require_key(
     is_proved = len(failed) < len(rows) or await _opens_a_key(connection, master_key, failed)
     if strictly or not is_proved:
         raise next(iter(failed.values()))
-    for name in failed:
+    for tenant_id in failed:
         tell(
-            f"the check of the master key of tenant {name} was altered, or made with another key: put the "
+            f"the check of the master key of tenant {tenant_id} was altered, or made with another key: put the "
             "row of ledger.tenants back from a backup (sync-ledger verify looks at the keys of its persons)"
         )
 
