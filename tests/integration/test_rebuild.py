@@ -55,6 +55,7 @@ async def story(ledger: Ledger, count: int = 30) -> None:
 async def followed(ledger: Ledger) -> None:
     """The summary has come to the head, by this process or by a server of this run."""
     runner = Followers(ledger.database, "default", [Summary()])
+    runner._owner = "followed"  # or each call would wait until the lease of the last one is over
     while True:
         await runner.catch_up(ledger.tenant)
         position, generation, _ = await head(ledger)
