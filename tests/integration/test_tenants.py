@@ -173,12 +173,19 @@ async def test_statuses_are_looked_at_together(
     monkeypatch.setattr(following, "_YOUNG", 3)
     await many[20].post("students", {"id": "S", "Status": "Away"})
     await many[20].post("students", {"id": "S2", "Status": "Away"})
+    ours = {ledger.tenant for ledger in many}
+
+    async def places_of_ours(database: Any, default_tenant: str) -> Any:
+        """Other tests have left tenants with rows that cannot be read."""
+        found = await places(database, default_tenant)
+        return {name: place for name, place in found.items() if name in ours}
+
+    monkeypatch.setattr(following, "places", places_of_ours)
     statuses = UnknownStatuses(counting, Settings(home=Path()))
     await statuses.look_at_all(60)
     first = await counting.since()
-    ours = {ledger.tenant for ledger in many}
-    old = [name for name, place in (await places(counting, "default")).items() if place.position > 3]
-    at_once = -(-len(await tenants(counting, "default")) // following._AT_ONCE)
+    old = [name for name, place in (await places_of_ours(counting, "default")).items() if place.position > 3]
+    at_once = -(-len(ours) // following._AT_ONCE)
     await counting.since()
     assert first == 1 + at_once + 5 * len(old)
     found = {name: count for name, count in statuses.counts().items() if name in ours}
@@ -241,7 +248,7 @@ async def test_tidying(
 
 
 async def test_every_tenant_proves_the_master_key(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once each, and the default one again after it was made; the one with another key is named."""
+    """Once each; the one with another key is named."""
     settings = Settings(home=own_home)
     opened = await open_installation(settings)
     database = opened.database()
@@ -262,7 +269,7 @@ async def test_every_tenant_proves_the_master_key(own_home: Path, monkeypatch: p
 
     monkeypatch.setattr(MasterKey, "require", counted)
     (await open_installation(settings)).close()
-    assert len(checked) == len(set(checked)) + 1 == 7
+    assert len(checked) == len(set(checked)) == 6
     await found("college-9", MasterKey(bytes(32)))
     told: list[str] = []
     (await open_installation(settings, told.append)).close()
